@@ -1,0 +1,1 @@
+"""Holdfast: durable, versioned application state over RabbitMQ and MongoDB."""
