@@ -1,1 +1,1 @@
-
+"""Where the log is kept: the EventStore interface and its implementations."""

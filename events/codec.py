@@ -1,0 +1,153 @@
+"""The wire codec: message bodies to commands and back. Nothing here does I/O."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from .commands import AnyCommand, Command, check_id
+from .errors import InvalidError, TooLargeError
+from .limits import MAX_MESSAGE_BYTES
+from .replies import Reply
+
+_one: TypeAdapter[Command] = TypeAdapter(AnyCommand)
+_many: TypeAdapter[list[Command]] = TypeAdapter(list[AnyCommand])
+_replies: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
+
+# Every digit becomes a 0 and everything else a blank, to find long runs of digits at the speed of memchr.
+_DIGITS = bytes(48 if 48 <= code <= 57 else 32 for code in range(256))
+_LONG_NUMBER = b"0" * 19
+
+
+@dataclass(frozen=True, slots=True)
+class BadCommand:
+    """An element of a message that is no valid command, and why."""
+
+    error: InvalidError
+    #: Its id, if it has a usable one, so that the sender can tell which it was.
+    id: str | None
+    #: The element as it came, for the dead letter queue.
+    raw: Any
+
+
+class Decoded(NamedTuple):
+    """A message's commands in order. ``is_array`` says whether the answer is to be an array too."""
+
+    commands: list[Command | BadCommand]
+    is_array: bool
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse strict JSON without loss: orjson turns integers beyond 64 bits into floats, so those go another way.
+
+    :raises InvalidError: if it is not JSON (RFC 8259, UTF-8).
+    """
+    try:
+        data = orjson.loads(body)
+        if _LONG_NUMBER in body.translate(_DIGITS):
+            data = json.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidError(f"not JSON: {error}", code="malformed") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidError(f"not usable JSON: {error}", code="malformed") from None
+    return data
+
+
+def decode_commands(body: bytes, *, message_id: str | None = None) -> Decoded:
+    """Read one message. A bad element fails alone, the others are commands.
+
+    A single object may leave out ``id``: the message id takes its place. In an array every element has its own,
+    and no two are equal.
+
+    :raises InvalidError: if the message as a whole cannot be read, or is neither an object nor an array.
+    """
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise TooLargeError(f"a message is limited to {MAX_MESSAGE_BYTES} bytes, not {len(body)}")
+    data = parse_json(body)
+    if isinstance(data, dict):
+        if "id" not in data and message_id:
+            data["id"] = message_id
+        return Decoded([_decode_one(data)], is_array=False)
+    if not isinstance(data, list):
+        raise InvalidError("a message is a command or an array of commands", code="malformed")
+    commands: list[Command | BadCommand]
+    try:
+        commands = list(_many.validate_python(data))
+    except ValidationError:
+        commands = [_decode_one(item) for item in data]
+    if len({command.id for command in commands}) != len(commands):
+        _refuse_equal_ids(commands, data)
+    return Decoded(commands, is_array=True)
+
+
+def _decode_one(data: Any) -> Command | BadCommand:
+    try:
+        return _one.validate_python(data)
+    except ValidationError as error:
+        return BadCommand(_explain(error), _usable_id(data), data)
+
+
+def _refuse_equal_ids(commands: list[Command | BadCommand], data: list[Any]) -> None:
+    seen: set[str] = set()
+    for index, command in enumerate(commands):
+        if command.id is None:
+            continue
+        if command.id in seen:
+            refusal = InvalidError("is used twice in this array", code="duplicate_id", field="id")
+            commands[index] = BadCommand(refusal, command.id, data[index])
+        seen.add(command.id)
+
+
+def _usable_id(data: Any) -> str | None:
+    command_id = data.get("id") if isinstance(data, dict) else None
+    try:
+        return check_id(command_id) if isinstance(command_id, str) else None
+    except InvalidError:
+        return None
+
+
+def _explain(error: ValidationError) -> InvalidError:
+    """The first fault as one of our own errors, naming the field. Input is never echoed: it may be secret."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidError):
+        return cause
+    kind = fault["type"]
+    # The first part of the place is the union's tag, the command's op.
+    place = ".".join(str(part) for part in fault["loc"][1:]) or None
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return InvalidError("must be one of save, delete, read, history, describe", code="bad_op", field="op")
+    if kind == "extra_forbidden":
+        return InvalidError("is not a field of this command", code="unknown_field", field=place)
+    if kind == "missing":
+        return InvalidError("is required", code="missing_field", field=place)
+    if place == "v":
+        return InvalidError("this worker speaks protocol 1", code="bad_version", field="v")
+    if place is None:
+        return InvalidError("a command is a JSON object", code="malformed")
+    return InvalidError(str(fault["msg"]), code=f"bad_{place.split('.')[0]}", field=place)
+
+
+def decode_replies(body: bytes) -> list[Reply]:
+    """Read one message of replies, an object or an array of them.
+
+    :raises InvalidError: if it is neither.
+    """
+    try:
+        data = orjson.loads(body)
+        return _replies.validate_python(data if isinstance(data, list) else [data])
+    except (orjson.JSONDecodeError, ValidationError) as error:
+        raise InvalidError(f"not a reply: {error}", code="malformed") from None
+
+
+def encode(data: Any) -> bytes:
+    """Compact JSON.
+
+    :raises InvalidError: if it is not plain JSON data.
+    """
+    try:
+        return orjson.dumps(data)
+    except TypeError as error:
+        raise InvalidError(str(error), code="bad_value") from None

@@ -1,0 +1,141 @@
+"""Commands: what clients ask for. The models are the strict definition of the wire format, see docs/protocol.md."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+
+from .errors import InvalidError
+from .limits import (
+    MAX_ID_BYTES,
+    MAX_KEY_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_ENTRIES,
+    MAX_PAGE,
+    MAX_STORE_LENGTH,
+    PROTOCOL_VERSION,
+)
+from .topology import DEFAULT_STORE
+from .values import check_value
+
+
+def check_key(key: str) -> str:
+    """Give the key back if it is one: 1 to 512 bytes of UTF-8, no NUL.
+
+    :raises InvalidError: if it is not.
+    """
+    return _check_text(key, "key", MAX_KEY_BYTES)
+
+
+def check_id(command_id: str) -> str:
+    """Give the command id back if it is one: 1 to 128 bytes of UTF-8, no NUL.
+
+    :raises InvalidError: if it is not.
+    """
+    return _check_text(command_id, "id", MAX_ID_BYTES)
+
+
+def _check_text(text: str, field: str, limit: int) -> str:
+    # A character takes four bytes at most, so that short texts need no encoding to be measured.
+    if not text:
+        raise InvalidError("must not be empty", code=f"bad_{field}", field=field)
+    if "\0" in text:
+        raise InvalidError("must not hold the character NUL", code=f"bad_{field}", field=field)
+    if len(text) * 4 > limit:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise InvalidError("is not Unicode text", code=f"bad_{field}", field=field) from None
+        if size > limit:
+            raise InvalidError(f"is limited to {limit} bytes, not {size}", code=f"bad_{field}", field=field)
+    return text
+
+
+def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > MAX_METADATA_ENTRIES:
+        raise InvalidError(f"is limited to {MAX_METADATA_ENTRIES} entries", code="bad_metadata", field="metadata")
+    if sum(len(name.encode()) + len(text.encode()) for name, text in metadata.items()) > MAX_METADATA_BYTES:
+        raise InvalidError(f"is limited to {MAX_METADATA_BYTES} bytes", code="bad_metadata", field="metadata")
+    if any("\0" in name for name in metadata):
+        raise InvalidError("names must not hold the character NUL", code="bad_metadata", field="metadata")
+    return metadata
+
+
+Key = Annotated[str, AfterValidator(check_key)]
+CommandId = Annotated[str, AfterValidator(check_id)]
+StoreName = Annotated[str, StringConstraints(max_length=MAX_STORE_LENGTH, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Value = Annotated[Any, PlainValidator(check_value)]
+Metadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
+#: Milliseconds since 1970-01-01T00:00Z, in service time.
+Millis = Annotated[int, Field(ge=0, lt=2**53)]
+Concurrency = Literal["first-write", "last-write"]
+Consistency = Literal["strong", "eventual"]
+
+
+class _Command(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    #: The protocol version, so that old and new can meet.
+    v: Literal[1] = PROTOCOL_VERSION
+    #: With store and key the identity for "nothing happens twice".
+    id: CommandId
+    #: When the sender sent it. Commands from before the fence window are refused.
+    sent_at: Millis | None = None
+    #: From then on it is not applied any more.
+    deadline: Millis | None = None
+
+
+class _KeyCommand(_Command):
+    store: StoreName = DEFAULT_STORE
+    key: Key
+
+
+class SaveCommand(_KeyCommand):
+    """Make ``value`` the next version of the key."""
+
+    op: Literal["save"]
+    value: Value
+    #: If given, the key's current state must have this etag.
+    etag: str | None = None
+    #: Without an etag: ``first-write`` demands that the key is absent. With one it plays no part.
+    concurrency: Concurrency = "last-write"
+    #: On a conflict, answer with the current value too.
+    return_current: bool = False
+    #: Who or why, kept with the event.
+    metadata: Metadata | None = None
+
+
+class DeleteCommand(_KeyCommand):
+    """Make the key absent. Its history stays, and its version counter goes on."""
+
+    op: Literal["delete"]
+    etag: str | None = None
+    return_current: bool = False
+    metadata: Metadata | None = None
+
+
+class ReadCommand(_KeyCommand):
+    """The key's current state. ``strong`` is linearizable, ``eventual`` may be behind but never ahead."""
+
+    op: Literal["read"]
+    consistency: Consistency = "strong"
+
+
+class HistoryCommand(_KeyCommand):
+    """A page of the key's events, oldest first."""
+
+    op: Literal["history"]
+    #: Only events of later versions.
+    after_version: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+
+
+class DescribeCommand(_Command):
+    """The service's protocol range, partitions, epoch, stores, limits and time."""
+
+    op: Literal["describe"]
+
+
+Mutation = SaveCommand | DeleteCommand
+KeyCommand = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand
+Command = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand | DescribeCommand
+AnyCommand = Annotated[Command, Field(discriminator="op")]

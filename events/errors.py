@@ -1,0 +1,139 @@
+"""What can go wrong, by what the caller can do about it.
+
+::
+
+    HoldfastError
+    ├── ConflictError          somebody else wrote first: read again, decide again
+    ├── InvalidError           the command itself is wrong: mend it (also a ValueError)
+    │   ├── TooLargeError      the value is over the configured limit
+    │   └── IdReusedError      the command id was used before, for something else
+    ├── UnknownStoreError      no store of that name is configured: for good
+    ├── DeniedError            not allowed for this user
+    ├── Unavailable            certainly not applied: try again later
+    │   └── ExpiredError       the deadline had passed before the command was applied
+    ├── OutcomeUnknown         may have been applied: ask again with the same id (also a TimeoutError)
+    ├── RemoteError            the worker failed in a way that this client has no type for
+    ├── ClosedError            the client or the store was closed by its owner (also a RuntimeError)
+    └── StoreError             raised by stores, seen by workers and operators
+        ├── StoreUnavailable   the database cannot be reached; nothing was written by this call
+        └── StoreConfigError   the database is reachable but unfit; the message says what to change
+"""
+
+from typing import Any
+
+
+class HoldfastError(Exception):
+    """Root of everything that Holdfast raises on purpose."""
+
+
+class ConflictError(HoldfastError):
+    """The key is not in the state that the command demanded. Nothing was changed.
+
+    :ivar key: the key in question.
+    :ivar expected: the etag that the command carried; None for a first-write save.
+    :ivar actual: the etag of the current state; None if the key is absent.
+    :ivar version: the version of the key's newest event, 0 if it never had one.
+    :ivar winner: the id of the command that made the current state, if known.
+    :ivar current: the current value, if the command asked for it and the key is there.
+    :ivar code: ``etag_mismatch``, ``exists`` or ``absent``.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        expected: str | None,
+        actual: str | None,
+        version: int = 0,
+        winner: str | None = None,
+        current: Any = None,
+        code: str = "etag_mismatch",
+    ) -> None:
+        self.key = key
+        self.expected = expected
+        self.actual = actual
+        self.version = version
+        self.winner = winner
+        self.current = current
+        self.code = code
+        wanted = "absent" if expected is None else f"at etag {expected!r}"
+        found = "absent" if actual is None else f"at etag {actual!r}"
+        super().__init__(f"{key!r}: expected {wanted}, found {found}")
+
+
+class InvalidError(HoldfastError, ValueError):
+    """The command breaks a rule of the protocol. Nothing was changed.
+
+    :ivar code: a stable word for the rule, see docs/protocol.md.
+    :ivar field: the field in question, such as ``value.items[3]``; None if it is the whole.
+    """
+
+    def __init__(self, message: str, *, code: str = "invalid", field: str | None = None) -> None:
+        self.code = code
+        self.field = field
+        super().__init__(f"{field}: {message}" if field else message)
+
+
+class TooLargeError(InvalidError):
+    """The value or the message is over the limit."""
+
+    def __init__(self, message: str, *, code: str = "too_large", field: str | None = None) -> None:
+        super().__init__(message, code=code, field=field)
+
+
+class IdReusedError(InvalidError):
+    """The command id belongs to an earlier command of other content or of another author."""
+
+    def __init__(self, message: str, *, code: str = "id_reused", field: str | None = "id") -> None:
+        super().__init__(message, code=code, field=field)
+
+
+class UnknownStoreError(HoldfastError):
+    """No worker has a store of that name."""
+
+
+class DeniedError(HoldfastError):
+    """The user may not do that."""
+
+
+class Unavailable(HoldfastError):  # noqa: N818 - an outcome, named beside OutcomeUnknown
+    """The command was certainly not applied. It may be tried again."""
+
+
+class ExpiredError(Unavailable, TimeoutError):
+    """The command reached a worker after its deadline and was not applied."""
+
+
+class OutcomeUnknown(HoldfastError, TimeoutError):  # noqa: N818 - it need not have failed
+    """No answer came in time. The command may have been applied, or may still be, until its deadline passes.
+
+    :ivar id: the command id. Sending the same command under it again is safe and gives the answer.
+    """
+
+    def __init__(self, message: str, *, id: str | None = None) -> None:  # noqa: A002 - the protocol's word
+        self.id = id
+        super().__init__(message)
+
+
+class RemoteError(HoldfastError):
+    """A worker answered with a status or code that this client has no type for."""
+
+    def __init__(self, message: str, *, code: str = "internal") -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class ClosedError(HoldfastError, RuntimeError):
+    """Used after it was closed, or before it was opened."""
+
+
+class StoreError(HoldfastError):
+    """A store could not do what was asked of it."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - pairs with Unavailable
+    """The database cannot be reached or has no primary. For reads and for what precedes a write."""
+
+
+class StoreConfigError(StoreError):
+    """The database answers, but cannot be used as it is. The message says what to change."""

@@ -1,0 +1,77 @@
+"""Records: the documents of the log. They are written once and never changed."""
+
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from .commands import DeleteCommand, SaveCommand
+from .etags import make_etag
+
+
+class _Record(BaseModel):
+    # Made by workers from checked commands and read back from the store: no second check of the value.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: The id of the command that made it.
+    id: str
+    key: str
+    #: Service time in milliseconds.
+    time: int
+    #: The broker's validated user-id, if the message had one.
+    author: str | None = None
+    #: Tells a repeat of a command from another command under the same id.
+    digest: bytes
+    metadata: dict[str, str] | None = None
+
+
+class Event(_Record):
+    """One version of one key."""
+
+    type: Literal["saved", "deleted"]
+    #: Per key 1, 2, 3, … without gaps, on through deletes.
+    version: int
+    value: Any = None
+
+    @cached_property
+    def etag(self) -> str:
+        """The etag of the state that this event made."""
+        return make_etag(self.version, self.id)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the key is there after this event."""
+        return self.type == "saved"
+
+
+class Refusal(_Record):
+    """The recorded answer to a command that was refused, or changed nothing, for a reason that could pass.
+
+    Without it a second delivery of the command might be applied after its sender was told that it was not.
+    """
+
+    type: Literal["refused"] = "refused"
+    #: The reply, without what belongs to one delivery alone.
+    answer: dict[str, Any]
+
+
+Record = Event | Refusal
+
+
+def digest_of(command: SaveCommand | DeleteCommand) -> tuple[bytes, int]:
+    """Eight bytes over what the command means, and the size of its value in bytes of compact JSON.
+
+    When it was sent and its deadline play no part, since a retry may renew them. The order of an object's
+    members plays none either.
+    """
+    if isinstance(command, SaveCommand):
+        value = orjson.dumps(command.value, option=orjson.OPT_SORT_KEYS)
+        rest = [command.op, command.store, command.key, command.etag, command.concurrency, command.metadata]
+    else:
+        value = b""
+        rest = [command.op, command.store, command.key, command.etag, None, command.metadata]
+    digest = blake2b(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS), digest_size=8)
+    digest.update(value)
+    return digest.digest(), len(value)

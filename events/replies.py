@@ -1,0 +1,96 @@
+"""Replies: what workers answer."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Status(StrEnum):
+    """How a command ended. All but ``ok`` carry an error."""
+
+    OK = "ok"
+    CONFLICT = "conflict"
+    INVALID = "invalid"
+    UNKNOWN_STORE = "unknown_store"
+    TOO_LARGE = "too_large"
+    DENIED = "denied"
+    #: The deadline had passed: certainly not applied.
+    EXPIRED = "expired"
+    #: Certainly not applied.
+    UNAVAILABLE = "unavailable"
+    #: An append was tried and its outcome cannot be established.
+    UNKNOWN = "unknown"
+    INTERNAL = "internal"
+
+
+class ErrorInfo(BaseModel):
+    """Why a command was not done."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: str
+    message: str
+    field: str | None = None
+    #: Of a conflict: the etag that was demanded and the one found; null stands for an absent key.
+    expected: str | None = None
+    actual: str | None = None
+    #: Of a conflict: the id of the command that made the state that was found.
+    winner: str | None = None
+    #: Of a conflict, if asked for and the key is there: the value that was found.
+    current: Any = None
+
+
+class HistoryEntry(BaseModel):
+    """One event of a key, as a history tells it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int
+    type: str
+    etag: str
+    id: str
+    time: int
+    value: Any = None
+    author: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+class Reply(BaseModel):
+    """The answer to one command. Fields that this version does not know are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: The command's id; null if it could not be read.
+    id: str | None = None
+    status: str
+    #: The topology's epoch; when it moves on, ask ``describe`` again.
+    epoch: int | None = None
+    #: Service time when the worker answered, in milliseconds since 1970.
+    time: int | None = None
+    error: ErrorInfo | None = None
+
+    # Of save, delete and read:
+    exists: bool | None = None
+    etag: str | None = None
+    version: int | None = None
+    value: Any = None
+    changed: bool | None = None
+    #: Service time of the event that made this state.
+    updated_at: int | None = None
+
+    # Of history:
+    events: list[HistoryEntry] | None = None
+    #: Give this as ``after_version`` for the next page; null on the last one.
+    next: int | None = None
+
+    # Of describe:
+    partitions: int | None = None
+    protocol: dict[str, int] | None = None
+    stores: list[str] | None = None
+    limits: dict[str, int] | None = None
+
+
+def error(status: Status, code: str, message: str, **details: Any) -> dict[str, Any]:
+    """The wire form of an answer that is not ``ok``, without id, epoch and time."""
+    return {"status": status.value, "error": {"code": code, "message": message, **details}}

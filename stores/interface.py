@@ -1,0 +1,138 @@
+"""The EventStore interface: what the engine needs of a place that keeps a log.
+
+The log holds two kinds of records: events (one version of one key) and refusals (the recorded answer of a command
+that changed nothing). Two rules of the log carry everything else: a command id stands in it once, and so does a
+(key, version). Every store has to pass the same suite, tests/contract.
+"""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from ..events import Event, Record, Topology
+
+
+class Fence(Protocol):
+    """A point in the log, as a token of the store that made it. Reads ``after`` it see all that was acknowledged
+    before it was made. Opaque to everybody else.
+    """
+
+
+class Head(NamedTuple):
+    """What decisions need to know of a key's newest event."""
+
+    version: int
+    exists: bool
+    #: The command that made it.
+    id: str
+    #: Service time of the event, in milliseconds.
+    time: int
+
+
+class Outcome(Enum):
+    """What became of one record of an append."""
+
+    #: On the journal of a majority.
+    APPENDED = "appended"
+    #: The key has an event of this version already; nothing was written.
+    VERSION_TAKEN = "version taken"
+    #: May be in the log or get there later: the answer was lost, or no majority has confirmed it.
+    UNKNOWN = "unknown"
+    #: Behind the first record that failed: not tried.
+    NOT_TRIED = "not tried"
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyApplied:
+    """The command's id is in the log, on a majority. ``original`` is what stands there; nothing was written."""
+
+    original: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The result of an append.
+
+    ``outcomes`` has one for each record, in order: some APPENDED, then, if not all are, one that says what
+    stopped it, then NOT_TRIED; or UNKNOWN for all. ``fence`` is set if all were appended: a read after it
+    sees them and everything acknowledged before them.
+    """
+
+    outcomes: Sequence[Outcome | AlreadyApplied]
+    fence: Fence | None
+
+
+class KeyPage(NamedTuple):
+    """Keys in byte order, and where to go on: give ``next`` as ``after``; None on the last page."""
+
+    keys: list[str]
+    next: str | None
+
+
+class EventStore(Protocol):
+    """A log of one named store. Methods may be called concurrently.
+
+    All reads show only what a majority has. Without ``after`` they may be behind (a deposed primary may answer),
+    never ahead. With ``after`` they are not behind that point.
+
+    All methods but ``open`` and ``close`` raise :class:`StoreUnavailable` when the database cannot be reached
+    within the store's timeouts; ``append`` alone reports that in its outcomes.
+    """
+
+    async def open(self) -> None:
+        """Connect, check that the database is fit, create what is missing. Repeating it is harmless.
+
+        :raises StoreConfigError: if it is not fit; the message says what to change.
+        :raises StoreUnavailable: if it cannot be reached.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections. Repeating it is harmless."""
+
+    async def health(self) -> None:
+        """Return if the store could take a write now.
+
+        :raises StoreUnavailable: if not.
+        """
+
+    async def service_time(self) -> int:
+        """The database's clock, in milliseconds since 1970."""
+
+    async def agree(self, proposal: Topology) -> Topology:
+        """The topology that all workers of this database share: the proposal, if there is none yet."""
+
+    async def append(self, records: Sequence[Record]) -> Appended:
+        """Append in order, up to the first that fails. At most 1,000 records.
+
+        All or nothing it is not: what precedes the first failure is in the log.
+
+        :raises StoreError: if the database refuses a record for good; nothing at or behind it was written.
+        """
+
+    async def fence(self) -> Fence:
+        """Make a point in the log by a majority write, so that a deposed primary cannot make one."""
+
+    async def heads(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, Head]:
+        """The newest event of each key, without its value. Keys without an event are left out."""
+
+    async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
+        """As ``heads``, the version alone, which an index can answer."""
+
+    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+        """The events at (key, version), as far as there are any."""
+
+    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
+        """What stands in the log under these command ids, as far as there is anything."""
+
+    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
+        """Events of one key, oldest first, of versions greater than ``after_version``."""
+
+    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+        """Keys that have an event, deleted ones too, in byte order, greater than ``after``.
+
+        A key that is there throughout is on exactly one page, whatever is written meanwhile.
+        """
+
+    def scan(self) -> AsyncIterator[Record]:
+        """Every record of the log, in no promised order: for checks, exports and counts."""
