@@ -1,0 +1,269 @@
+"""mongod processes of our own on loopback: a single one, and a replica set of one or more."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from pymongo import MongoClient
+from pymongo.errors import AutoReconnect, ConnectionFailure, OperationFailure, PyMongoError
+
+from .cache import Progress, log_progress
+from .errors import ServerStartError, ServerStateError
+from .ports import LOOPBACK, free_port
+from .provision import find_mongod
+from .server import Server
+
+_NOT_YET_INITIALIZED = 94
+_ELECTION_TIMEOUT_MS = 2000
+_POLL_SECONDS = 0.05
+
+
+class MongoServer(Server):
+    """One mongod, alone or as a member of the replica set `replica_set`.
+
+    `cache_gb` is WiredTiger's cache, 0.25 at least; `parameters` are server parameters (`--setParameter`).
+    Without `mongod` the program is looked for (`find_mongod`) at the first start.
+    """
+
+    kind = "MongoDB"
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        detach: bool = False,
+        mongod: Path | None = None,
+        replica_set: str | None = None,
+        cache_gb: float = 1.0,
+        oplog_mib: int = 512,
+        parameters: Mapping[str, object] | None = None,
+        progress: Progress = log_progress,
+    ) -> None:
+        super().__init__(directory, detach=detach)
+        self._mongod = mongod
+        self._replica_set = replica_set
+        self._cache_gb = cache_gb
+        self._oplog_mib = oplog_mib
+        self._parameters = dict(parameters or {})
+        self._progress = progress
+
+    @property
+    def port(self) -> int:
+        """The port; chosen at the first start (ServerStateError before that)."""
+        if "port" not in self._state:
+            raise ServerStateError(f"MongoDB in {self.directory} was never started: start() it first")
+        return int(self._state["port"])
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        """Mongod's log."""
+        return self.directory / "mongod.log"
+
+    def url(self, database: str = "") -> str:
+        """The address of this one server, whatever set it belongs to."""
+        return f"mongodb://{self.address}/{database}?directConnection=true"
+
+    @contextmanager
+    def client(self, timeout: float = 10.0) -> Iterator[MongoClient[dict[str, Any]]]:
+        """A client of this one server; each of its calls takes `timeout` seconds at most."""
+        with MongoClient[dict[str, Any]](
+            self.url(), timeoutMS=int(timeout * 1000), serverSelectionTimeoutMS=int(timeout * 1000)
+        ) as client:
+            yield client
+
+    def admin(self, command: str, value: object = 1, *, timeout: float = 10.0, **arguments: Any) -> dict[str, Any]:
+        """Runs an administrative command on this server. Raises PyMongoError as pymongo does."""
+        with self.client(timeout) as client:
+            return dict(client.admin.command(command, value, **arguments))
+
+    def _prepare(self) -> tuple[Sequence[str], dict[str, str]]:
+        if self._mongod is None:
+            self._mongod = find_mongod(self._progress)
+        data = self.directory / "data"
+        data.mkdir(mode=0o700, exist_ok=True)
+        self._remember(port=free_port(self._state.get("port")))
+        parameters = {
+            "transactionLifetimeLimitSeconds": 5,
+            # On SIGTERM a primary waits this long for its clients to leave; the default is 15 s.
+            "shutdownTimeoutMillisForSignaledShutdown": 100,
+            "diagnosticDataCollectionEnabled": "false",
+        } | self._parameters
+        command = [str(self._mongod), "--dbpath", str(data), "--port", str(self.port)]
+        command += ["--bind_ip", LOOPBACK, "--nounixsocket", "--wiredTigerCacheSizeGB", str(self._cache_gb)]
+        command += ["--logpath", str(self.log_path), "--logappend", "--quiet"]
+        if self._replica_set is not None:
+            command += ["--replSet", self._replica_set, "--oplogSize", str(self._oplog_mib)]
+        for name, value in parameters.items():
+            command += ["--setParameter", f"{name}={value}"]
+        return command, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(self.directory)}
+
+    def _probe(self) -> bool:
+        try:
+            self.admin("ping", timeout=1.0)
+        except PyMongoError:
+            return False
+        return True
+
+
+class MongoReplicaSet:
+    """A replica set of `members` mongods below `directory`, which sets itself up and waits for its primary.
+
+    The other arguments are those of `MongoServer`. All methods block.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        members: int = 1,
+        name: str = "holdfast",
+        detach: bool = False,
+        mongod: Path | None = None,
+        cache_gb: float = 1.0,
+        oplog_mib: int = 512,
+        parameters: Mapping[str, object] | None = None,
+        progress: Progress = log_progress,
+    ) -> None:
+        self.directory = Path(directory).resolve()
+        self.name = name
+        self.members = [
+            MongoServer(
+                self.directory / f"member-{number}",
+                detach=detach,
+                mongod=mongod,
+                replica_set=name,
+                cache_gb=cache_gb,
+                oplog_mib=oplog_mib,
+                parameters=parameters,
+                progress=progress,
+            )
+            for number in range(members)
+        ]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether all members run."""
+        return all(member.running for member in self.members)
+
+    def url(self, database: str = "") -> str:
+        """The address of the set: all members, so that clients follow a failover."""
+        hosts = ",".join(member.address for member in self.members)
+        return f"mongodb://{hosts}/{database}?replicaSet={self.name}"
+
+    @contextmanager
+    def client(self, timeout: float = 10.0) -> Iterator[MongoClient[dict[str, Any]]]:
+        """A client of the set; each of its calls takes `timeout` seconds at most."""
+        with MongoClient[dict[str, Any]](
+            self.url(), timeoutMS=int(timeout * 1000), serverSelectionTimeoutMS=int(timeout * 1000)
+        ) as client:
+            yield client
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Starts all members that don't run and returns when there is a primary that takes writes.
+
+        Raises what `Server.start` raises, and ServerStartError if no primary was elected in `timeout` seconds.
+        """
+        with ThreadPoolExecutor(len(self.members)) as pool:
+            list(pool.map(lambda member: member.start(timeout), self.members))
+        deadline = time.monotonic() + timeout
+        self._configure()
+        self.primary(max(1.0, deadline - time.monotonic()))
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Ends all members in order, the primary last."""
+        for member in sorted(self.members, key=_is_primary):
+            member.stop(timeout)
+
+    def kill(self) -> None:
+        """Kills all members at once (SIGKILL)."""
+        for member in self.members:
+            member.kill()
+
+    def restart(self, timeout: float = 60.0) -> None:
+        """Stops and starts the set on the same ports."""
+        self.stop()
+        self.start(timeout)
+
+    def pause(self) -> None:
+        """Freezes all members (SIGSTOP)."""
+        for member in self.members:
+            member.pause()
+
+    def resume(self) -> None:
+        """Undoes `pause`."""
+        for member in self.members:
+            member.resume()
+
+    def primary(self, timeout: float = 30.0) -> MongoServer:
+        """The member that takes writes; waits for an election. ServerStartError after `timeout` seconds without."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for member in self.members:
+                if member.running and _is_primary(member):
+                    return member
+            if time.monotonic() > deadline:
+                log = self.members[0]
+                raise ServerStartError(
+                    f"the replica set {self.name} has had no primary for {timeout:.0f} s.",
+                    log=log.log_path,
+                    log_tail=log.log_tail(),
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def step_down(self, seconds: int = 10) -> None:
+        """Makes the primary give up its office and not stand again for `seconds` (a set of one: until they are over).
+
+        Returns as soon as it has stepped down; `primary()` waits for the next one.
+        """
+        try:
+            self.primary().admin("replSetStepDown", seconds, force=True, secondaryCatchUpPeriodSecs=0)
+        except AutoReconnect:
+            return  # a primary may close its connections as it steps down
+
+    def _configure(self) -> None:
+        """Initiates the set, or tells it the new addresses if its members had to move to other ports."""
+        addresses = {number: member.address for number, member in enumerate(self.members)}
+        first = self.members[0]
+        try:
+            current = first.admin("replSetGetConfig")["config"]
+        except OperationFailure as error:
+            if error.code != _NOT_YET_INITIALIZED:
+                raise
+            config: dict[str, Any] = {
+                "_id": self.name,
+                "members": [{"_id": number, "host": host} for number, host in addresses.items()],
+            }
+            if len(addresses) > 1:
+                config["settings"] = {"electionTimeoutMillis": _ELECTION_TIMEOUT_MS}
+            first.admin("replSetInitiate", config)
+            return
+        if {entry["_id"]: entry["host"] for entry in current["members"]} != addresses:
+            current["members"] = [
+                {**entry, "host": addresses[entry["_id"]]} for entry in current["members"] if entry["_id"] in addresses
+            ]
+            current["version"] += 1
+            first.admin("replSetReconfig", current, force=True)
+
+
+def _is_primary(member: MongoServer) -> bool:
+    if not member.running:
+        return False
+    try:
+        return bool(member.admin("hello", timeout=1.0).get("isWritablePrimary"))
+    except (ConnectionFailure, OperationFailure):
+        return False

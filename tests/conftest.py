@@ -1,0 +1,114 @@
+"""Real servers for the tests: one RabbitMQ and one MongoDB for the whole run, a fresh corner of them per test.
+
+A server that can't be started fails the tests that need it; nothing is skipped. Nothing is started for
+tests that don't ask for it.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.local import MongoReplicaSet, RabbitServer
+
+_VHOSTS_AT_ONCE = 32
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """The RabbitMQ that all tests share. Don't kill, pause or reconfigure it: `own_rabbit` is for that."""
+    server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
+    server.start()
+    yield server
+    server.kill()  # its data goes away anyway
+
+
+@pytest.fixture(scope="session")
+def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoReplicaSet]:
+    """The MongoDB (a replica set of one) that all tests share. Don't kill it: `own_mongo` is for that."""
+    server = MongoReplicaSet(tmp_path_factory.mktemp("mongodb"), cache_gb=0.5)
+    server.start()
+    yield server
+    server.kill()
+
+
+class _Vhosts:
+    """Fresh virtual hosts, made many at a time because each trip to the server has its price."""
+
+    def __init__(self, server: RabbitServer) -> None:
+        self._server = server
+        self._ready: list[str] = []
+        self._made = 0
+
+    def take(self) -> str:
+        if not self._ready:
+            self._ready = [f"test-{self._made + number}" for number in range(_VHOSTS_AT_ONCE)]
+            self._made += _VHOSTS_AT_ONCE
+            self._server.create_vhosts(self._ready)
+        return self._ready.pop(0)
+
+    def give_back(self, name: str) -> None:
+        # Queues cost the server memory and time for as long as they exist, but no test has to wait for their end.
+        self._server.delete_vhosts([name], wait=False)
+
+
+@pytest.fixture(scope="session")
+def _vhosts(rabbit: RabbitServer) -> _Vhosts:
+    return _Vhosts(rabbit)
+
+
+@pytest.fixture
+def amqp_vhost(_vhosts: _Vhosts) -> Iterator[str]:
+    """The name of a virtual host of the shared RabbitMQ that only this test uses."""
+    name = _vhosts.take()
+    yield name
+    _vhosts.give_back(name)
+
+
+@pytest.fixture
+def amqp_url(rabbit: RabbitServer, amqp_vhost: str) -> str:
+    """The address of an empty virtual host of the shared RabbitMQ, gone after the test."""
+    return rabbit.url(amqp_vhost)
+
+
+@pytest.fixture
+def mongo_url(mongo: MongoReplicaSet) -> Iterator[str]:
+    """The address of an empty database of the shared MongoDB, dropped after the test."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield mongo.url(name)
+    with mongo.client() as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+def own_rabbit(tmp_path: Path) -> Iterator[Callable[..., RabbitServer]]:
+    """Makes RabbitMQ servers (arguments as for `RabbitServer`), started, that a test may kill and pause as it likes."""
+    made: list[RabbitServer] = []
+
+    def make(**options: object) -> RabbitServer:
+        server = RabbitServer(tmp_path / f"rabbitmq-{len(made)}", **options)  # type: ignore[arg-type]
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture
+def own_mongo(tmp_path: Path) -> Iterator[Callable[..., MongoReplicaSet]]:
+    """Makes replica sets (arguments as for `MongoReplicaSet`), started, that a test may kill and pause as it likes."""
+    made: list[MongoReplicaSet] = []
+
+    def make(**options: object) -> MongoReplicaSet:
+        options = {"cache_gb": 0.25} | options
+        server = MongoReplicaSet(tmp_path / f"mongodb-{len(made)}", **options)  # type: ignore[arg-type]
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.kill()
