@@ -1,0 +1,206 @@
+"""A store inside the process, with the exact semantics of the interface: for tests, ours and those of users."""
+
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import orjson
+
+from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
+from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MemoryFence:
+    """The number of records that the log held when it was made."""
+
+    sequence: int
+
+
+class MemoryStore:
+    """A log in memory. What is in it ends with the object: closing and opening it again keeps it.
+
+    Values are kept as JSON, so that nothing the caller does to them afterwards shows.
+
+    :param name: as in the configuration; for messages only.
+    :param clock: service time in milliseconds since 1970, to let tests turn the clock.
+    """
+
+    def __init__(self, *, name: str = "default", clock: Callable[[], int] | None = None) -> None:
+        self.name = name
+        self._clock = clock or _wall_clock
+        self._open = False
+        self._log: list[Record] = []
+        self._by_id: dict[str, Record] = {}
+        #: Each key's events; the one of version v is at index v - 1 unless somebody appended with gaps.
+        self._by_key: dict[str, list[Event]] = {}
+        # Byte order of UTF-8 is the order of code points, which is how Python compares strings.
+        self._keys: list[str] = []
+        self._topology: Topology | None = None
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(name={self.name!r})"
+
+    async def open(self) -> None:
+        """Make it usable. Repeating it is harmless."""
+        self._open = True
+
+    async def close(self) -> None:
+        """Make it unusable until it is opened again. Repeating it is harmless."""
+        self._open = False
+
+    async def health(self) -> None:
+        """Return if it is open.
+
+        :raises ClosedError: if it is not.
+        """
+        self._check_open()
+
+    async def service_time(self) -> int:
+        """The clock it was given, else the machine's."""
+        self._check_open()
+        return self._clock()
+
+    async def agree(self, proposal: Topology) -> Topology:
+        """The first proposal that was made."""
+        self._check_open()
+        if self._topology is None:
+            self._topology = proposal
+        return self._topology
+
+    async def append(self, records: Sequence[Record]) -> Appended:
+        """Append in order, up to the first that fails.
+
+        :raises StoreError: if a value is not JSON; nothing at or behind it was written.
+        """
+        self._check_open()
+        outcomes: list[Outcome | AlreadyApplied] = []
+        for record in records:
+            original = self._by_id.get(record.id)
+            if original is not None:
+                outcomes.append(AlreadyApplied(_thaw(original)))
+                break
+            if isinstance(record, Event) and self._at(record.key, record.version) is not None:
+                outcomes.append(Outcome.VERSION_TAKEN)
+                break
+            self._add(_freeze(record))
+            outcomes.append(Outcome.APPENDED)
+        else:
+            return Appended(outcomes, MemoryFence(len(self._log)))
+        outcomes += [Outcome.NOT_TRIED] * (len(records) - len(outcomes))
+        return Appended(outcomes, None)
+
+    async def fence(self) -> Fence:
+        """The number of records up to now."""
+        self._check_open()
+        return MemoryFence(len(self._log))
+
+    async def heads(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, Head]:
+        """The newest event of each key."""
+        self._check_fence(after)
+        newest = ((key, self._by_key[key][-1]) for key in keys if key in self._by_key)
+        return {key: Head(event.version, event.exists, event.id, event.time) for key, event in newest}
+
+    async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
+        """The newest version of each key."""
+        self._check_fence(after)
+        return {key: self._by_key[key][-1].version for key in keys if key in self._by_key}
+
+    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+        """The events at (key, version), as far as there are any."""
+        self._check_open()
+        found = ((place, self._at(*place)) for place in places)
+        return {place: _thaw(event) for place, event in found if event is not None}
+
+    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
+        """What stands in the log under these command ids."""
+        self._check_fence(after)
+        return {id_: _thaw(self._by_id[id_]) for id_ in ids if id_ in self._by_id}
+
+    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
+        """Events of one key, oldest first."""
+        self._check_open()
+        events = self._by_key.get(key, [])
+        start = bisect_right(events, after_version, key=_version)
+        return [_thaw(event) for event in events[start : start + limit]]
+
+    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+        """Keys that have an event, in byte order."""
+        self._check_open()
+        start = bisect_left(self._keys, prefix)
+        if after is not None:
+            start = max(start, bisect_right(self._keys, after))
+        page: list[str] = []
+        for key in self._keys[start : start + limit + 1]:
+            if not key.startswith(prefix):
+                break
+            if len(page) == limit:
+                return KeyPage(page, page[-1])
+            page.append(key)
+        return KeyPage(page, None)
+
+    async def scan(self) -> AsyncIterator[Record]:
+        """Every record that is there when the scan starts, in the order in which they were appended."""
+        self._check_open()
+        for record in self._log[:]:
+            yield _thaw(record)
+
+    def _add(self, record: Record) -> None:
+        self._log.append(record)
+        self._by_id[record.id] = record
+        if isinstance(record, Event):
+            if record.key not in self._by_key:
+                insort(self._keys, record.key)
+                self._by_key[record.key] = []
+            insort(self._by_key[record.key], record, key=_version)
+
+    def _at(self, key: str, version: int) -> Event | None:
+        events = self._by_key.get(key, [])
+        index = bisect_left(events, version, key=_version)
+        return events[index] if index < len(events) and events[index].version == version else None
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ClosedError(f"the store {self.name!r} is not open")
+
+    def _check_fence(self, fence: Fence | None) -> None:
+        self._check_open()
+        # Reads here are never behind, but a fence of another store is a mistake that a test should find.
+        if fence is not None and not isinstance(fence, MemoryFence):
+            raise TypeError(f"not a fence of this store: {fence!r}")
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _version(event: Event) -> int:
+    return event.version
+
+
+def _freeze(record: Record) -> Record:
+    """A copy that holds its value, or its answer, as JSON text."""
+    try:
+        if isinstance(record, Event):
+            return record.model_copy(update={"value": orjson.dumps(record.value), "metadata": _copy(record.metadata)})
+        answer = {"json": orjson.dumps(record.answer)}
+        return record.model_copy(update={"answer": answer, "metadata": _copy(record.metadata)})
+    except TypeError as error:
+        raise StoreError(f"the record {record.id!r} cannot be kept: {error}") from None
+
+
+@overload
+def _thaw(record: Event) -> Event: ...
+@overload
+def _thaw(record: Refusal) -> Refusal: ...
+def _thaw(record: Record) -> Record:
+    update = {"metadata": _copy(record.metadata)}
+    if isinstance(record, Event):
+        return record.model_copy(update={**update, "value": orjson.loads(record.value)})
+    return record.model_copy(update={**update, "answer": orjson.loads(record.answer["json"])})
+
+
+def _copy(metadata: dict[str, str] | None) -> dict[str, str] | None:
+    return None if metadata is None else dict(metadata)
