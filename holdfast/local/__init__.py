@@ -7,16 +7,25 @@ from .errors import LocalStackError, ServerNotFoundError, ServerStartError, Serv
 from .mongodb import MongoReplicaSet, MongoServer
 from .provision import RabbitProgram, find_mongod, find_rabbitmq
 from .rabbitmq import RabbitServer
+from .server import Server
+from .stack import DEFAULT_DIRECTORY, LocalStack, Status
+from .worker import Addresses, WorkerServer
 
 __all__ = [
+    "DEFAULT_DIRECTORY",
+    "Addresses",
+    "LocalStack",
     "LocalStackError",
     "MongoReplicaSet",
     "MongoServer",
     "RabbitProgram",
     "RabbitServer",
+    "Server",
     "ServerNotFoundError",
     "ServerStartError",
     "ServerStateError",
+    "Status",
+    "WorkerServer",
     "find_mongod",
     "find_rabbitmq",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pymongo import MongoClient
-from pymongo.errors import AutoReconnect, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from .cache import Progress, log_progress
 from .errors import ServerStartError, ServerStateError
@@ -252,9 +252,10 @@ class MongoReplicaSet:
                 config["settings"] = {"electionTimeoutMillis": _ELECTION_TIMEOUT_MS}
             first.admin("replSetInitiate", config)
             return
-        if {entry["_id"]: entry["host"] for entry in current["members"]} != addresses:
+        known = {entry["_id"]: entry for entry in current["members"]}
+        if {number: entry["host"] for number, entry in known.items()} != addresses:
             current["members"] = [
-                {**entry, "host": addresses[entry["_id"]]} for entry in current["members"] if entry["_id"] in addresses
+                known.get(number, {"_id": number}) | {"host": host} for number, host in addresses.items()
             ]
             current["version"] += 1
             first.admin("replSetReconfig", current, force=True)
@@ -265,5 +266,5 @@ def _is_primary(member: MongoServer) -> bool:
         return False
     try:
         return bool(member.admin("hello", timeout=1.0).get("isWritablePrimary"))
-    except (ConnectionFailure, OperationFailure):
+    except PyMongoError:
         return False

@@ -86,7 +86,8 @@ class Server(ABC):
         deadline = time.monotonic() + timeout
         with self._locked():
             if not self.running:
-                self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if self._process is not None:
+                    self.kill()  # what is left of one that ended by itself
                 before = time.monotonic()
                 command, env = self._prepare()
                 deadline += time.monotonic() - before
@@ -124,7 +125,8 @@ class Server(ABC):
 
     def log_tail(self, lines: int = 30) -> str:
         """The last lines of log and console output."""
-        return "\n".join(text for path in (self.console_path, self.log_path) if (text := tail(path, lines)))
+        paths = dict.fromkeys((self.console_path, self.log_path))
+        return "\n".join(text for path in paths if (text := tail(path, lines)))
 
     # Helpers.
 

@@ -1,0 +1,41 @@
+# Every target sets up what it needs by itself (scripts/bootstrap); the second time that costs nothing.
+
+PYTHON = .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench compose-test check up down
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+	    while IFS='|' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+
+demo: ## a guided tour on real servers; ALL=1 for all chapters
+	@sh scripts/bootstrap
+	@$(PYTHON) -m holdfast.demo $(if $(filter-out 0,$(ALL)),--all)
+
+test: ## run the tests on real servers; PYTEST_ARGS='-k watch -x' to choose
+	@sh scripts/bootstrap test
+	@.venv/bin/pytest $(PYTEST_ARGS)
+
+bench: ## measure throughput and latency
+	@sh scripts/bootstrap bench
+	@$(PYTHON) -m benchmarks $(BENCH_ARGS)
+
+compose-test: ## start compose.yaml in a container engine and test it from outside
+	@sh scripts/bootstrap test
+	@sh scripts/compose-test
+
+check: ## lint, formatting and types
+	@sh scripts/bootstrap test check
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy -p holdfast
+	@.venv/bin/mypy tests
+
+up: ## start RabbitMQ, MongoDB and a worker on this machine, in the background
+	@sh scripts/bootstrap
+	@.venv/bin/holdfast dev --detach
+
+down: ## stop what `make up` started; the data stays in .local/
+	@sh scripts/bootstrap
+	@.venv/bin/holdfast dev --stop
