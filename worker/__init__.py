@@ -1,1 +1,8 @@
+"""The engine: consume, decide, commit, reply; and the process around it."""
 
+from .batch import Batch, Request
+from .engine import Engine
+from .options import WorkerOptions
+from .process import Worker, run_worker
+
+__all__ = ["Batch", "Engine", "Request", "Worker", "WorkerOptions", "run_worker"]

@@ -1,0 +1,103 @@
+"""A batch: commands on their way through the engine, in the order in which the queues gave them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..events import DeleteCommand, ReadCommand, SaveCommand
+from .decide import Answer, id_reused
+
+KeyOperation = SaveCommand | DeleteCommand | ReadCommand
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One command with what the delivery tells about it. ``answer`` is set once, when it is final."""
+
+    command: KeyOperation
+    #: The broker's validated user-id.
+    author: str | None = None
+    #: Of writes; empty for reads.
+    digest: bytes = b""
+    #: Bytes of the value's JSON, to bound batches by.
+    size: int = 0
+    #: The broker has delivered it before, so that its id may stand in the log.
+    redelivered: bool = False
+    #: Came back so often that something in its company may be killing workers: it is handled alone.
+    suspect: bool = False
+    #: Whatever the caller needs to send the answer on.
+    origin: Any = None
+    answer: Answer | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one round of the group commit works on.
+
+    ``pending`` is what has no final answer yet. ``uncertain`` says that ids of pending writes may be in the log
+    already, so that they are looked up before anything is decided. A batch whose round failed can be applied
+    again: it goes on where it was.
+    """
+
+    pending: list[Request]
+    uncertain: bool = False
+    _repeats: dict[str, list[Request]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, requests: list[Request]) -> "Batch":
+        """Fold deliveries of one id into one: the second shares the answer of the first.
+
+        Without that, a client's retry that meets the original in one batch would get a conflict for its own
+        success.
+        """
+        first: dict[str, Request] = {}
+        repeats: dict[str, list[Request]] = {}
+        pending: list[Request] = []
+        for request in requests:
+            command = request.command
+            if isinstance(command, ReadCommand):
+                pending.append(request)
+                continue
+            original = first.setdefault(command.id, request)
+            if original is request:
+                pending.append(request)
+            elif same_command(original, request):
+                repeats.setdefault(command.id, []).append(request)
+                original.redelivered = original.redelivered or request.redelivered
+            else:
+                request.answer = id_reused()
+        return cls(pending, _repeats=repeats)
+
+    def settle(self) -> None:
+        """Drop what has its final answer from ``pending``, and hand the answer to folded repeats."""
+        for request in self.pending:
+            if request.answer is not None and self._repeats:
+                for repeat in self._repeats.pop(request.command.id, ()):
+                    repeat.answer = request.answer
+        self.pending = [request for request in self.pending if request.answer is None]
+
+    def split(self) -> list["Batch"]:
+        """A batch for each pending request, to find the one that cannot be processed."""
+        repeats = self._repeats
+        return [
+            Batch(
+                [request],
+                uncertain=self.uncertain,
+                _repeats={id_: repeats[id_]} if (id_ := request.command.id) in repeats else {},
+            )
+            for request in self.pending
+        ]
+
+
+def same_command(one: Request, other: Request) -> bool:
+    """Whether two requests under one id are deliveries of one command."""
+    return (
+        one.command.key == other.command.key
+        and one.command.op == other.command.op
+        and one.author == other.author
+        and one.digest == other.digest
+    )
+
+
+def is_write(command: KeyOperation) -> bool:
+    """Whether a command may change its key."""
+    return not isinstance(command, ReadCommand)

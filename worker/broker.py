@@ -1,0 +1,234 @@
+"""One worker's connections to RabbitMQ, and everything that is said on them. All AMQP of the worker is in here.
+
+Consuming and acknowledging have a connection of their own: an alarm blocks connections that publish, and must not
+keep acknowledgements from draining the queues.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed
+from yarl import URL
+
+from ..events import HoldfastError, partition_queue
+from ..events.topology import COMMANDS, DEAD, DETAIL_HEADER, HOP_HEADER, INGRESS, REASON_HEADER
+from .delivery import Delivery
+from .options import WorkerOptions
+from .ownership import priority
+
+log = logging.getLogger(__name__)
+
+#: Seconds for connecting, and for a confirm.
+TIMEOUT = 15.0
+#: The consumer timeout of the partition queues, in milliseconds: far above anything the worker holds a message for.
+CONSUMER_TIMEOUT_MS = 6 * 3600 * 1000
+
+
+class BrokerLostError(HoldfastError):
+    """The connection, a channel or a consumer is gone. What was in hand is delivered again."""
+
+
+class AmqpBroker:
+    """Connections, channels and consumers of one session."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._url = URL(options.amqp_url).update_query(heartbeat=str(options.heartbeat))
+        self._connections: list[AbstractConnection] = []
+        self._consumers: list[tuple[AbstractQueue, str]] = []
+        self._closing = False
+        self._counter = 0
+        #: Set with the reason when anything of the session breaks.
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._may_impersonate = False
+
+    async def open(self) -> None:
+        """Connect, and make sure that exchanges and queues are there.
+
+        :raises AMQPError, OSError: if the broker cannot be reached or refuses.
+        """
+        self._consuming = await self._connect("consume")
+        self._publishing = await self._connect("publish")
+        await self._declare()
+        self._inbound = await self._channel(self._consuming, publisher_confirms=False)
+        await self._inbound.set_qos(prefetch_count=self._options.prefetch)
+        self._replies = await self._channel(self._publishing, publisher_confirms=False)
+        self._confirmed = await self._channel(self._publishing, publisher_confirms=True, on_return_raises=True)
+        inbound = await self._inbound.get_underlay_channel()
+        # The broker may cancel a consumer (its queue was deleted, its node left): nothing else would notice.
+        inbound.on_consumer_cancel_callbacks.add(
+            lambda frame: self._lose(f"the broker cancelled consumer {frame.consumer_tag}")
+        )
+        self._may_impersonate = await self._probe_impersonation()
+
+    async def _connect(self, purpose: str) -> AbstractConnection:
+        connection = await aio_pika.connect(
+            self._url,
+            timeout=TIMEOUT,
+            client_properties={"connection_name": f"holdfast worker {self._options.name} ({purpose})"},
+        )
+        connection.close_callbacks.add(lambda _, reason: self._lose(f"connection closed: {reason}"))
+        self._connections.append(connection)
+        return connection
+
+    async def _channel(self, connection: AbstractConnection, **options: Any) -> AbstractChannel:
+        channel = await connection.channel(**options)
+        channel.close_callbacks.add(lambda _, reason: self._lose(f"channel closed: {reason}"))
+        return channel
+
+    def _lose(self, reason: str) -> None:
+        if not self._closing and not self.lost.done():
+            self.lost.set_exception(BrokerLostError(reason))
+
+    async def _declare(self) -> None:
+        options = self._options
+        channel = await self._consuming.channel()
+        await channel.declare_exchange(INGRESS, aio_pika.ExchangeType.FANOUT, durable=True)
+        commands = await channel.declare_exchange(
+            COMMANDS, aio_pika.ExchangeType.DIRECT, durable=True, arguments={"alternate-exchange": INGRESS}
+        )
+        await channel.close()
+        await self._declare_queue(DEAD, {"x-queue-type": "quorum"})
+        guarded = {
+            "x-queue-type": "quorum",
+            "x-single-active-consumer": True,
+            "x-max-length": options.queue_max_length,
+            "x-overflow": "reject-publish",
+            "x-delivery-limit": options.delivery_limit,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": DEAD,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-consumer-timeout": CONSUMER_TIMEOUT_MS,
+        }
+        await self._declare_queue(INGRESS, guarded, bind_to=INGRESS)
+        for partition in range(options.partitions):
+            await self._declare_queue(
+                partition_queue(partition), guarded, bind_to=commands.name, routing_key=str(partition)
+            )
+
+    async def _declare_queue(
+        self, name: str, arguments: dict[str, Any], *, bind_to: str | None = None, routing_key: str = ""
+    ) -> None:
+        channel = await self._consuming.channel()
+        try:
+            queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+        except ChannelPreconditionFailed as differs:
+            # Arguments of a queue cannot be changed. What an operator declared stands; policies can tighten it.
+            log.warning("queue %s exists with other arguments and is used as it is: %s", name, differs)
+            channel = await self._consuming.channel()
+            queue = await channel.declare_queue(name, durable=True, passive=True)
+        if bind_to is not None:
+            await queue.bind(bind_to, routing_key)
+        await channel.close()
+
+    async def _probe_impersonation(self) -> bool:
+        """Whether the account may publish under another's user-id, so that forwarding keeps the author."""
+        channel = await self._publishing.channel(publisher_confirms=True, on_return_raises=False)
+        try:
+            message = aio_pika.Message(b"", user_id="holdfast-probe")
+            await channel.default_exchange.publish(message, f"{DEAD}.probe", mandatory=True, timeout=TIMEOUT)
+        except AMQPError:
+            return False
+        await channel.close()
+        return True
+
+    async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
+        """Begin to take messages, of every partition with this worker's priority for it."""
+        name = self._options.name
+        for partition in range(self._options.partitions):
+
+            async def on_message(message: AbstractIncomingMessage, partition: int = partition) -> None:
+                self._guard(lambda: partitions(Delivery.of(message), partition))
+
+            queue = await self._inbound.get_queue(partition_queue(partition), ensure=False)
+            tag = await queue.consume(on_message, arguments={"x-priority": priority(name, partition)})
+            self._consumers.append((queue, tag))
+
+        async def on_ingress(message: AbstractIncomingMessage) -> None:
+            self._guard(lambda: ingress(Delivery.of(message)))
+
+        queue = await self._inbound.get_queue(INGRESS, ensure=False)
+        tag = await queue.consume(on_ingress, arguments={"x-priority": priority(name, INGRESS)})
+        self._consumers.append((queue, tag))
+
+    def _guard(self, take: Callable[[], None]) -> None:
+        """A fault in taking a message ends the session loudly: the message would never be acknowledged."""
+        try:
+            take()
+        except Exception as fault:
+            log.exception("a message could not be taken")
+            self._lose(f"a message could not be taken: {fault!r}")
+
+    async def stop_consuming(self) -> None:
+        """Take no more messages. Those in hand can still be acknowledged."""
+        consumers, self._consumers = self._consumers, []
+        for queue, tag in consumers:
+            await queue.cancel(tag)
+
+    async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
+        """Publish a reply. A reply address that is gone loses it in silence, as AMQP has it."""
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            correlation_id=correlation_id,
+            message_id=self._message_id(),
+        )
+        await self._replies.default_exchange.publish(message, to, mandatory=False)
+
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
+        """Put a body into the dead letter queue, with the reason in its headers."""
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=delivery.message_id or self._message_id(),
+            headers={REASON_HEADER: reason, DETAIL_HEADER: detail},
+        )
+        await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=TIMEOUT)
+
+    async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:
+        """Send commands to the queue they belong to, with everything that tells who sent them and who waits.
+
+        :raises aio_pika.exceptions.DeliveryError: if the queue does not take them.
+        """
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=delivery.message_id or self._message_id(),
+            correlation_id=delivery.correlation_id,
+            reply_to=delivery.reply_to,
+            user_id=delivery.author if self._may_impersonate else None,
+            headers={HOP_HEADER: 1},
+        )
+        await self._confirmed.default_exchange.publish(
+            message, partition_queue(partition), mandatory=True, timeout=TIMEOUT
+        )
+
+    async def acknowledge(self, tag: int, *, multiple: bool) -> None:
+        """Acknowledge one delivery, or all up to it."""
+        channel = await self._inbound.get_underlay_channel()
+        await channel.basic_ack(tag, multiple=multiple, wait=False)
+
+    def _message_id(self) -> str:
+        # The driver would make a UUID for a message without one.
+        self._counter += 1
+        return f"{self._options.name}-{self._counter}"
+
+    async def close(self) -> None:
+        """Close the connections. The broker hands what was not acknowledged to the next owner."""
+        self._closing = True
+        if not self.lost.done():
+            self.lost.cancel()
+        elif not self.lost.cancelled():
+            self.lost.exception()
+        for connection in self._connections:
+            try:
+                async with asyncio.timeout(5):
+                    await connection.close()
+            except (AMQPError, OSError, TimeoutError) as fault:
+                log.debug("closing a connection: %r", fault)

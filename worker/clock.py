@@ -1,0 +1,52 @@
+"""Service time: the database's clock, as an offset that the worker measures every second.
+
+Deadlines and event times use nothing else, so that a worker's or client's wrong wall clock changes nothing.
+"""
+
+import asyncio
+import logging
+import time
+
+from ..events import StoreUnavailable
+from ..stores import EventStore
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two measurements.
+INTERVAL = 1.0
+
+
+class ServiceClock:
+    """Service time in milliseconds, counted on by the monotonic clock between measurements."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._offset: float | None = None
+
+    def now(self) -> int:
+        """Milliseconds since 1970 on the database's clock.
+
+        :raises RuntimeError: before the first measurement.
+        """
+        if self._offset is None:
+            raise RuntimeError("service time has not been measured yet")
+        return int(time.monotonic() * 1000 + self._offset)
+
+    async def measure(self) -> None:
+        """Ask the database once. The answer is taken to be from the middle of the round trip.
+
+        :raises StoreUnavailable: if it cannot be reached.
+        """
+        before = time.monotonic()
+        there = await self._store.service_time()
+        after = time.monotonic()
+        self._offset = there - (before + after) / 2 * 1000
+
+    async def run(self) -> None:
+        """Measure for ever. While the database is away the clock goes on by itself."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                await self.measure()
+            except StoreUnavailable as away:
+                log.debug("service time not measured: %s", away)

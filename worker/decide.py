@@ -1,0 +1,125 @@
+"""What a command means for a key in a given state. Plain functions of their arguments: no I/O, no clock.
+
+The table is the one in docs/protocol.md. What comes out is provisional until the append has returned.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..events import Event, Mutation, ReadCommand, Record, Refusal, SaveCommand, Status, make_etag
+from ..events.limits import FENCE_WINDOW_MS
+from ..events.replies import error
+from ..stores import Head
+
+Answer = dict[str, Any]
+
+#: A key that never had an event.
+NEVER = Head(version=0, exists=False, id="", time=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An answer that changes nothing."""
+
+    answer: Answer
+    #: Whether later state could reverse it, so that it has to be recorded like an event.
+    recorded: bool
+    #: Whether it rests on the state of the key, and so needs proof that the state was known exactly.
+    about_key: bool
+
+
+def decide(command: Mutation, head: Head, *, now: int, author: str | None, digest: bytes) -> Event | Rejection:
+    """Decide one write against the newest event of its key.
+
+    An etag always wins over ``concurrency``; null is no etag, any other string that is not the current one is a
+    mismatch, also the empty one. A key that is absent has no etag, so that nothing stale can create it again.
+    """
+    late = expiry(command, now)
+    if late is not None:
+        return Rejection(late, recorded=True, about_key=False)
+    if command.etag is not None:
+        if not head.exists or command.etag != make_etag(head.version, head.id):
+            return Rejection(conflict(command, head), recorded=False, about_key=True)
+    elif isinstance(command, SaveCommand):
+        if command.concurrency == "first-write" and head.exists:
+            return Rejection(conflict(command, head), recorded=True, about_key=True)
+    elif not head.exists:
+        answer = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
+        return Rejection(answer, recorded=True, about_key=True)
+    return Event(
+        id=command.id,
+        key=command.key,
+        # Clocks of two owners may differ by a little: the times of one key never run backwards.
+        time=max(now, head.time),
+        author=author,
+        digest=digest,
+        metadata=command.metadata,
+        type="saved" if isinstance(command, SaveCommand) else "deleted",
+        version=head.version + 1,
+        value=command.value if isinstance(command, SaveCommand) else None,
+    )
+
+
+def expiry(command: Mutation | ReadCommand, now: int) -> Answer | None:
+    """The refusal of a command that comes too late, or None if it is in time."""
+    if command.deadline is not None and now > command.deadline:
+        return error(Status.EXPIRED, "deadline", "the deadline had passed before the command was applied")
+    if command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS:
+        return error(Status.EXPIRED, "too_old", "sent more than seven days ago, before the fence window")
+    return None
+
+
+def conflict(command: Mutation, head: Head) -> Answer:
+    """The typed answer to a command whose key is not in the state that it demands."""
+    actual = make_etag(head.version, head.id) if head.exists else None
+    if command.etag is None:
+        code, message = "exists", "the key exists, and a first-write save demands that it does not"
+    elif head.exists:
+        code, message = "etag_mismatch", "the key is at another etag"
+    else:
+        code, message = "absent", "the key is absent, so no etag matches"
+    answer = error(Status.CONFLICT, code, message, expected=command.etag, actual=actual, winner=head.id or None)
+    answer["exists"] = head.exists
+    answer["version"] = head.version
+    return answer
+
+
+def refusal(command: Mutation, rejection: Rejection, *, now: int, author: str | None, digest: bytes) -> Refusal:
+    """The record of a rejection."""
+    return Refusal(id=command.id, key=command.key, time=now, author=author, digest=digest, answer=rejection.answer)
+
+
+def head_of(event: Event) -> Head:
+    """What decisions need to know of an event."""
+    return Head(event.version, event.exists, event.id, event.time)
+
+
+def answer_to(event: Event) -> Answer:
+    """The answer to the command that made this event."""
+    return {
+        "status": "ok",
+        "exists": event.exists,
+        "changed": True,
+        "etag": event.etag if event.exists else None,
+        "version": event.version,
+        "updated_at": event.time,
+    }
+
+
+def answer_again(record: Record, command: Mutation, *, author: str | None, digest: bytes) -> Answer:
+    """The answer to a command whose id stands in the log: the same as the first time, or ``id_reused``.
+
+    The comparison keeps one user's record from being shown to another who guesses its id.
+    """
+    if record.key != command.key or record.author != author or record.digest != digest:
+        return id_reused()
+    if isinstance(record, Refusal):
+        return dict(record.answer)
+    return answer_to(record)
+
+
+def id_reused() -> Answer:
+    """The refusal of an id that belongs to another command."""
+    return error(
+        Status.INVALID, "id_reused", "this id belongs to an earlier command of other content or author", field="id"
+    )

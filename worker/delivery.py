@@ -1,0 +1,83 @@
+"""A delivery: one message from a queue, and how much of it is still to be done before it is acknowledged."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from ..events.topology import HOP_HEADER, RESERVED_PREFIX
+
+#: From this delivery on, a message and the commands in it are handled one at a time.
+SUSPECT_FROM = 3
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One message in hand."""
+
+    tag: int
+    body: bytes
+    reply_to: str | None
+    correlation_id: str | None
+    message_id: str | None
+    author: str | None
+    #: The broker has handed it out before.
+    redelivered: bool
+    #: It came back so often that it may be what kills workers.
+    suspect: bool
+    #: A worker has forwarded it already.
+    hopped: bool
+    headers: dict[str, Any]
+    is_array: bool = False
+    #: Commands without an answer.
+    remaining: int = 0
+
+    @classmethod
+    def of(cls, message: AbstractIncomingMessage) -> "Delivery":
+        """Read the properties that matter off an incoming message."""
+        headers = message.headers
+        count = headers.get("x-delivery-count", 0)
+        return cls(
+            tag=message.delivery_tag or 0,
+            body=message.body,
+            reply_to=message.reply_to or None,
+            correlation_id=message.correlation_id,
+            message_id=message.message_id,
+            author=message.user_id,
+            redelivered=bool(message.redelivered),
+            # The broker counts the deliveries that failed before this one.
+            suspect=isinstance(count, int) and count >= SUSPECT_FROM - 1,
+            hopped=HOP_HEADER in headers,
+            headers=dict(headers),
+        )
+
+    @property
+    def reply_address_is_reserved(self) -> bool:
+        """Whether the sender names one of Holdfast's own queues for the reply, which nobody may."""
+        return self.reply_to is not None and self.reply_to.startswith(RESERVED_PREFIX)
+
+
+class Acknowledger:
+    """Which delivery tags of one channel can be acknowledged, in as few frames as possible.
+
+    Tags count up from 1. A run of finished ones that begins at the oldest open one takes a single
+    acknowledgement of all up to its end; others are acknowledged one by one, so that nothing slow holds them up.
+    """
+
+    def __init__(self) -> None:
+        self._oldest = 1
+        self._done: set[int] = set()
+
+    def finish(self, tags: list[int]) -> list[tuple[int, bool]]:
+        """Note that these are finished. Give back (tag, multiple) pairs to acknowledge, in order."""
+        done = self._done
+        done.update(tags)
+        before = self._oldest
+        while self._oldest in done:
+            done.discard(self._oldest)
+            self._oldest += 1
+        frames: list[tuple[int, bool]] = []
+        if self._oldest > before:
+            frames.append((self._oldest - 1, self._oldest - before > 1))
+        frames.extend((tag, False) for tag in sorted(tags) if tag >= self._oldest)
+        return frames

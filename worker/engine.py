@@ -1,0 +1,327 @@
+"""The group commit: a batch of commands of one store, decided in memory and committed by one append.
+
+::
+
+    look up ids that may be in the log, and the heads of keys that are not remembered     one query each
+    decide every command in order                                                         no I/O
+    append all events and refusals                                                        one insert: the commit
+    reads and rejections: one look behind a fence                                         one query each
+
+All answers are provisional until the append has returned. On its first failure, what precedes it is answered,
+and the rest is looked up and decided again. No negative answer leaves on remembered knowledge alone.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable
+from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
+from .batch import Batch, Request, is_write
+from .decide import NEVER, answer_again, head_of
+from .knowledge import Knowledge, State, state_of
+from .plan import Plan, Step, make_plan
+
+#: Decisions older than this are made again before they are appended (seconds, suspended time included).
+DECISION_LIFETIME = 60.0
+
+
+def boot_time() -> float:
+    """Seconds since boot, with the time that the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Engine:
+    """Applies batches to one store. One batch at a time: a second append in flight would make outcomes ambiguous."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        service_time: Callable[[], int],
+        head_bytes: int = 192 * 1024 * 1024,
+        state_bytes: int = 64 * 1024 * 1024,
+        uptime: Callable[[], float] = boot_time,
+    ) -> None:
+        """Make an engine.
+
+        :param service_time: the current service time in milliseconds.
+        :param head_bytes: memory for the newest versions of keys, for decisions.
+        :param state_bytes: memory for values, for reads.
+        :param uptime: seconds on a clock that goes on while the machine sleeps.
+        """
+        self.store = store
+        self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
+        self._service_time = service_time
+        self._uptime = uptime
+
+    async def apply(self, batch: Batch) -> None:
+        """Give every request of the batch its final answer.
+
+        :raises StoreUnavailable: if the store went away. Apply the same batch again later: what has its answer
+            keeps it, and for the rest the log is asked first.
+        """
+        try:
+            while batch.pending:
+                await self._round(batch)
+        except BaseException:
+            batch.uncertain = True
+            self._forget(batch.pending)
+            raise
+
+    async def _round(self, batch: Batch) -> None:
+        heads = await self._look_up(batch)
+        if not batch.pending:
+            return
+        known_at = self._uptime()
+        plan = make_plan(batch.pending, heads, exact=(), now=self._service_time())
+        if plan.unproven:
+            # A refusal that is recorded is for ever, so what it rests on is made sure of before.
+            fence = await self.store.fence()
+            fresh = await self.store.heads(plan.unproven, after=fence)
+            for key in plan.unproven:
+                heads[key] = fresh.get(key, NEVER)
+            plan = make_plan(batch.pending, heads, exact=plan.unproven, now=self._service_time())
+        if self._uptime() - known_at > DECISION_LIFETIME:
+            self._forget(batch.pending)
+            return
+        settled, after = await self._commit(batch, plan)
+        await self._settle(batch, plan, settled, after)
+
+    async def _look_up(self, batch: Batch) -> dict[str, Head]:
+        """Answer repeats from the log, and find the heads that decisions need."""
+        doubtful = [
+            request.command.id
+            for request in batch.pending
+            if (batch.uncertain or request.redelivered) and is_write(request.command)
+        ]
+        heads: dict[str, Head] = {}
+        missing: set[str] = set()
+        remembered = self.knowledge.head
+        for request in batch.pending:
+            if is_write(request.command):
+                key = request.command.key
+                if key in heads or key in missing:
+                    continue
+                head = remembered(key)
+                if head is None:
+                    missing.add(key)
+                else:
+                    heads[key] = head
+        if doubtful:
+            found = await self.store.find(doubtful)
+            for request in batch.pending:
+                record = found.get(request.command.id)
+                if record is not None and is_write(request.command):
+                    await self._answer_again(request, record)
+                request.redelivered = False
+            batch.uncertain = False
+            batch.settle()
+        if missing:
+            looked = await self.store.heads(missing)
+            for key in missing:
+                head = looked.get(key)
+                if head is None:
+                    heads[key] = NEVER
+                else:
+                    heads[key] = head
+                    self.knowledge.learn_head(key, head)
+        return heads
+
+    async def _commit(self, batch: Batch, plan: Plan) -> tuple[int, Fence | None]:
+        """Append the plan's records. Give back how many steps are settled, and the append as a fence."""
+        if not plan.records:
+            return len(plan.steps), None
+        appended = await self.store.append(plan.records)
+        outcomes = appended.outcomes
+        landed = len(outcomes)
+        if appended.fence is None:
+            landed = next(i for i, outcome in enumerate(outcomes) if outcome is not Outcome.APPENDED)
+        steps, places = plan.steps, plan.places
+        learn_head, learn_state = self.knowledge.learn_head, self.knowledge.learn_state
+        for number in range(landed):
+            step = steps[places[number]]
+            step.request.answer = step.answer
+            record = step.record
+            if isinstance(record, Event):
+                learn_head(record.key, head_of(record))
+                learn_state(record.key, state_of(record))
+        if landed == len(outcomes):
+            return len(steps), appended.fence
+        # Whatever was decided behind the failure rests on it: look at all of it again.
+        self._forget(batch.pending)
+        batch.uncertain = True
+        outcome = outcomes[landed]
+        if outcome is Outcome.UNKNOWN:
+            batch.settle()
+            raise StoreUnavailable("the outcome of an append is not known yet")
+        failed = steps[places[landed]].request
+        if isinstance(outcome, AlreadyApplied):
+            await self._answer_again(failed, outcome.original)
+        return places[landed], None
+
+    async def _settle(self, batch: Batch, plan: Plan, settled: int, after: Fence | None) -> None:
+        """Give the steps without record their answers, by one look behind a fence."""
+        steps = plan.steps[:settled]
+        reads: list[tuple[int, Step]] = []
+        rejections: list[tuple[int, Step]] = []
+        for number, step in enumerate(steps):
+            if step.record is not None:
+                continue
+            if isinstance(step.request.command, ReadCommand) and step.answer is None:
+                reads.append((number, step))
+            elif step.about_key:
+                rejections.append((number, step))
+            else:
+                step.request.answer = step.answer
+        if reads or rejections:
+            await self._look_behind_fence(plan, settled, reads, rejections, after)
+        current = [step for step in steps if step.request.answer is not None and wants_current(step.request)]
+        if current:
+            await self._add_current([step.request for step in current])
+        batch.settle()
+
+    async def _look_behind_fence(
+        self,
+        plan: Plan,
+        settled: int,
+        reads: list[tuple[int, Step]],
+        rejections: list[tuple[int, Step]],
+        after: Fence | None,
+    ) -> None:
+        def proved(number: int, step: Step) -> bool:
+            """An own append later in the batch proves that the key was exactly as the step saw it."""
+            return number < plan.last_write.get(step.request.command.key, -1) < settled
+
+        strong: set[str] = set()
+        eventual: set[str] = set()
+        at: dict[int, int] = {}
+        for number, step in reads:
+            command = step.request.command
+            if proved(number, step):
+                at[number] = step.head.version if step.head is not None else 0
+            elif isinstance(command, ReadCommand) and command.consistency == "eventual":
+                head = step.head or self.knowledge.head(command.key)
+                if head is None:
+                    eventual.add(command.key)
+                else:
+                    at[number] = head.version
+            else:
+                strong.add(command.key)
+        doubtful = {
+            key for _, step in rejections if plan.last_write.get(key := step.request.command.key, settled) >= settled
+        }
+        ids = [step.request.command.id for _, step in rejections]
+        looked = strong | doubtful
+        if (looked or ids) and after is None:
+            after = await self.store.fence()
+        versions = await self.store.versions(looked, after=after) if looked else {}
+        if eventual - looked:
+            versions = {**await self.store.versions(eventual - looked), **versions}
+        found = await self.store.find(ids, after=after) if ids else {}
+        for _, step in rejections:
+            request, key = step.request, step.request.command.key
+            record = found.get(request.command.id)
+            if record is not None:
+                await self._answer_again(request, record)
+            elif key in doubtful and versions.get(key, 0) != (step.head or NEVER).version:
+                # It rested on knowledge that was behind. Without an answer it is decided again.
+                self.knowledge.forget([key])
+            else:
+                request.answer = step.answer
+        await self._answer_reads(
+            [(step.request, at.get(number, versions.get(step.request.command.key, 0))) for number, step in reads]
+        )
+
+    async def _answer_reads(self, reads: Sequence[tuple[Request, int]]) -> None:
+        states = await self._states({(request.command.key, version) for request, version in reads if version})
+        for request, version in reads:
+            state = states.get((request.command.key, version))
+            if state is None or not state.exists:
+                request.answer = {"status": "ok", "exists": False, "etag": None, "version": version}
+            else:
+                request.answer = {
+                    "status": "ok",
+                    "exists": True,
+                    "etag": state.etag,
+                    "version": state.version,
+                    "value": orjson.Fragment(state.value),
+                    "updated_at": state.time,
+                }
+
+    async def _states(self, places: set[tuple[str, int]]) -> dict[tuple[str, int], State]:
+        states: dict[tuple[str, int], State] = {}
+        missing: list[tuple[str, int]] = []
+        for place in places:
+            state = self.knowledge.state(*place)
+            if state is None:
+                missing.append(place)
+            else:
+                states[place] = state
+        if missing:
+            for place, event in (await self.store.events(missing)).items():
+                states[place] = state = state_of(event)
+                self.knowledge.learn_state(place[0], state)
+        return states
+
+    async def _answer_again(self, request: Request, record: Record) -> None:
+        """Answer from what stands in the log under the request's id."""
+        command = request.command
+        if isinstance(command, ReadCommand):
+            return
+        request.answer = answer_again(record, command, author=request.author, digest=request.digest)
+        if wants_current(request):
+            await self._add_current([request])
+
+    async def _add_current(self, requests: list[Request]) -> None:
+        """Put the value that a conflict met into its answer, for those who asked."""
+        places = {
+            (request.command.key, request.answer["version"])
+            for request in requests
+            if request.answer is not None and request.answer.get("exists")
+        }
+        states = await self._states(places)
+        for request in requests:
+            if request.answer is None:
+                continue
+            state = states.get((request.command.key, request.answer["version"]))
+            if state is not None and state.exists:
+                details = {**request.answer["error"], "current": orjson.Fragment(state.value)}
+                request.answer = {**request.answer, "error": details}
+
+    def _forget(self, requests: Sequence[Request]) -> None:
+        self.knowledge.forget(request.command.key for request in requests)
+
+    async def history(self, key: str, *, after_version: int, limit: int) -> tuple[list[HistoryEntry], int | None]:
+        """A page of a key's events, oldest first, and where the next one begins.
+
+        :raises StoreUnavailable: if the store cannot be reached.
+        """
+        events = await self.store.history(key, after_version=after_version, limit=limit + 1)
+        page = events[:limit]
+        entries = [
+            HistoryEntry(
+                version=event.version,
+                type=event.type,
+                etag=event.etag,
+                id=event.id,
+                time=event.time,
+                value=event.value,
+                author=event.author,
+                metadata=event.metadata,
+            )
+            for event in page
+        ]
+        return entries, page[-1].version if len(events) > limit else None
+
+
+def wants_current(request: Request) -> bool:
+    """Whether the request met a conflict and asked for the value that it met."""
+    command = request.command
+    return (
+        not isinstance(command, ReadCommand)
+        and command.return_current
+        and request.answer is not None
+        and request.answer["status"] == "conflict"
+    )

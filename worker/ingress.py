@@ -1,0 +1,112 @@
+"""Forwarding: commands that came by the ingress, or to a wrong partition, go to the queue they belong to, once.
+
+A message is split by partition where it has to be. What cannot be sorted goes to partition 0 and is refused there,
+so that there is one place that judges commands.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from aio_pika.exceptions import DeliveryError
+
+from ..events import InvalidError, Status, partition_of
+from ..events.codec import parse_json
+from ..events.limits import MAX_MESSAGE_BYTES
+from ..events.replies import error
+from ..events.topology import DEFAULT_STORE
+from .delivery import Delivery
+from .intake import Elsewhere
+from .outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[Delivery, int, bytes], Awaitable[None]]
+
+
+class Forwarder:
+    """Forwards with confirms; only then the original is acknowledged."""
+
+    def __init__(self, *, outbox: Outbox, partitions: int, publish: Publish) -> None:
+        self._outbox = outbox
+        self._partitions = partitions
+        self._publish = publish
+
+    async def take(self, delivery: Delivery) -> None:
+        """Forward a message from the ingress queue."""
+        parts, is_array = sort_by_partition(delivery.body, self._partitions)
+        delivery.is_array = is_array
+        self._outbox.expect(delivery, sum(len(items) for _, items in parts.values()))
+        await asyncio.gather(
+            *(self._forward(delivery, partition, body, items) for partition, (body, items) in parts.items())
+        )
+
+    async def pass_on(self, elsewhere: Elsewhere) -> None:
+        """Forward the commands of a message that came to a wrong partition."""
+        await asyncio.gather(
+            *(
+                self._forward(
+                    elsewhere.delivery,
+                    partition,
+                    orjson.dumps(items if elsewhere.delivery.is_array else items[0]),
+                    items,
+                )
+                for partition, items in elsewhere.parts.items()
+            )
+        )
+
+    async def _forward(self, delivery: Delivery, partition: int, body: bytes, items: list[Any]) -> None:
+        answer = None
+        try:
+            await self._publish(delivery, partition, body)
+        except DeliveryError:
+            # The queue is full or gone. Waiting for it would hold up every other partition.
+            message = f"partition {partition} takes no more commands at the moment"
+            answer = error(Status.UNAVAILABLE, "queue_full", message)
+            if delivery.reply_to is None:
+                self._outbox.bury(delivery, body, reason="queue_full", detail=message)
+        for item in items:
+            command_id = item.get("id") if isinstance(item, dict) else None
+            if not delivery.is_array:
+                command_id = command_id or delivery.message_id
+            self._outbox.answer(delivery, None if answer is None else {"id": command_id, **answer})
+
+
+def sort_by_partition(body: bytes, partitions: int) -> tuple[dict[int, tuple[bytes, list[Any]]], bool]:
+    """Split a message by the partitions of its commands: partition to (body, commands), and whether it is an array.
+
+    An object stays an object, and what is already whole stays byte for byte what it was.
+    """
+    whole: dict[int, tuple[bytes, list[Any]]] = {0: (body, [None])}
+    if len(body) > MAX_MESSAGE_BYTES:
+        return whole, False
+    try:
+        data = parse_json(body)
+    except InvalidError:
+        return whole, False
+    if not isinstance(data, list):
+        return {_partition(data, partitions): (body, [data])}, False
+    parts: dict[int, list[Any]] = {}
+    for item in data:
+        parts.setdefault(_partition(item, partitions), []).append(item)
+    if len(parts) == 1:
+        return {partition: (body, items) for partition, items in parts.items()}, True
+    try:
+        return {partition: (orjson.dumps(items), items) for partition, items in parts.items()}, True
+    except (TypeError, RecursionError):
+        # Some element cannot be written again as it came (an integer beyond 64 bits, say). A command may be
+        # processed anywhere, if at a cost, so the whole goes to one place as it is.
+        return {0: (body, data)}, True
+
+
+def _partition(item: Any, partitions: int) -> int:
+    if isinstance(item, dict):
+        store, key = item.get("store", DEFAULT_STORE), item.get("key")
+        if isinstance(store, str) and isinstance(key, str):
+            try:
+                return partition_of(store, key, partitions)
+            except UnicodeEncodeError:
+                return 0
+    return 0

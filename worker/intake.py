@@ -1,0 +1,150 @@
+"""The intake: from a message's bytes to requests on the right lanes. It reads and sorts; it decides nothing."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import uuid_utils
+
+from ..events import (
+    BadCommand,
+    DescribeCommand,
+    HistoryCommand,
+    InvalidError,
+    ReadCommand,
+    Status,
+    TooLargeError,
+    decode_commands,
+    digest_of,
+    partition_of,
+)
+from ..events.codec import parse_json
+from ..events.replies import error
+from .batch import Request
+from .delivery import Delivery
+from .lane import Lane
+from .outbox import Outbox, Wire
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Elsewhere:
+    """Commands that belong to another partition, as they came."""
+
+    delivery: Delivery
+    #: By partition, in order.
+    parts: dict[int, list[Any]]
+
+
+class Intake:
+    """Takes messages of partition queues."""
+
+    def __init__(
+        self,
+        *,
+        lanes: Mapping[str, Lane],
+        outbox: Outbox,
+        partitions: int,
+        max_value_bytes: int,
+        describe: Callable[[], Wire],
+        forward: Callable[[Elsewhere], None],
+        history: Callable[[Delivery, HistoryCommand], None],
+    ) -> None:
+        """Make an intake.
+
+        :param forward: takes commands that belong elsewhere; it answers for them.
+        :param history: takes what is too slow for the commit loop; it answers for it.
+        """
+        self._lanes = lanes
+        self._outbox = outbox
+        self._partitions = partitions
+        self._max_value_bytes = max_value_bytes
+        self._describe = describe
+        self._forward = forward
+        self._history = history
+
+    def take(self, delivery: Delivery, partition: int) -> None:
+        """Take one message from the queue of a partition."""
+        outbox = self._outbox
+        if delivery.reply_address_is_reserved:
+            outbox.expect(delivery, 1)
+            outbox.bury(
+                delivery,
+                delivery.body,
+                reason="bad_reply_to",
+                detail="reply_to names one of Holdfast's own queues",
+            )
+            outbox.answer(delivery, None)
+            return
+        try:
+            decoded = decode_commands(delivery.body, message_id=delivery.message_id or str(uuid_utils.uuid7()))
+        except InvalidError as fault:
+            outbox.expect(delivery, 1)
+            self._refuse(delivery, None, fault, delivery.body)
+            return
+        delivery.is_array = decoded.is_array
+        outbox.expect(delivery, len(decoded.commands))
+        requests: dict[str, list[Request]] = {}
+        elsewhere: list[Any] = []
+        for number, command in enumerate(decoded.commands):
+            if isinstance(command, BadCommand):
+                self._refuse(delivery, command.id, command.error, command.raw)
+                continue
+            if isinstance(command, DescribeCommand):
+                outbox.answer(delivery, {"id": command.id, **self._describe()})
+                continue
+            store = command.store
+            if not delivery.hopped and partition_of(store, command.key, self._partitions) != partition:
+                elsewhere.append((partition_of(store, command.key, self._partitions), number))
+                continue
+            if store not in self._lanes:
+                answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {store!r} is configured")
+                self._refuse_with(delivery, command.id, answer, command.model_dump(exclude_unset=True))
+                continue
+            if isinstance(command, HistoryCommand):
+                self._history(delivery, command)
+                continue
+            request = Request(
+                command,
+                author=delivery.author,
+                redelivered=delivery.redelivered,
+                suspect=delivery.suspect,
+                origin=delivery,
+            )
+            if not isinstance(command, ReadCommand):
+                request.digest, request.size = digest_of(command)
+                if request.size > self._max_value_bytes:
+                    too_large = TooLargeError(
+                        f"is limited to {self._max_value_bytes} bytes of JSON, not {request.size}", field="value"
+                    )
+                    self._refuse(delivery, command.id, too_large, command.model_dump(exclude_unset=True))
+                    continue
+            requests.setdefault(store, []).append(request)
+        for store, group in requests.items():
+            self._lanes[store].add(group)
+        if elsewhere:
+            self._send_elsewhere(delivery, elsewhere)
+
+    def _send_elsewhere(self, delivery: Delivery, places: list[tuple[int, int]]) -> None:
+        data = parse_json(delivery.body)
+        items = data if delivery.is_array else [data]
+        parts: dict[int, list[Any]] = {}
+        for partition, number in places:
+            parts.setdefault(partition, []).append(items[number])
+        self._forward(Elsewhere(delivery, parts))
+
+    def _refuse(self, delivery: Delivery, command_id: str | None, fault: InvalidError, raw: Any) -> None:
+        status = Status.TOO_LARGE if isinstance(fault, TooLargeError) else Status.INVALID
+        details = {"field": fault.field} if fault.field else {}
+        self._refuse_with(delivery, command_id, error(status, fault.code, str(fault), **details), raw)
+
+    def _refuse_with(self, delivery: Delivery, command_id: str | None, answer: Wire, raw: Any) -> None:
+        """Tell the sender, or, where there is nobody to tell, the operator by way of the dead letter queue."""
+        if delivery.reply_to is None:
+            body = raw if isinstance(raw, bytes) else orjson.dumps(raw)
+            fault = answer["error"]
+            self._outbox.bury(delivery, body, reason=fault["code"], detail=fault["message"])
+        self._outbox.answer(delivery, {"id": command_id, **answer})

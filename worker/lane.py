@@ -1,0 +1,111 @@
+"""A lane: the group-commit loop of one store. Each store has its own, so that one that hangs holds up no other."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from ..events import HoldfastError, Status, StoreUnavailable
+from ..events.replies import error
+from .batch import Batch, Request
+from .engine import Engine
+
+log = logging.getLogger(__name__)
+
+#: A batch ends at this many commands …
+MAX_BATCH_COMMANDS = 1000
+#: … or this many bytes of values.
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+
+class StoreLostError(HoldfastError):
+    """A store was away for longer than the worker's patience: time to let go of the partitions."""
+
+
+class Lane:
+    """Gathers what is waiting, applies it as one batch, hands out the answers, and again."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        answered: Callable[[list[Request]], None],
+        failed: Callable[[Request, BaseException], None],
+        patience: float = 5.0,
+    ) -> None:
+        """Make a lane.
+
+        :param answered: called with requests that have their final answers, in order.
+        :param failed: called for a request that cannot be processed at all; it has an ``internal`` answer by then.
+        :param patience: seconds for which a store may be away.
+        """
+        self.engine = engine
+        self._answered = answered
+        self._failed = failed
+        self._patience = patience
+        self._waiting: deque[Request] = deque()
+        self._wake = asyncio.Event()
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Put requests behind those that wait. Never blocks: the broker's prefetch bounds what comes in."""
+        self._waiting.extend(requests)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        :raises StoreLostError: when the store stays away. What has no answer by then comes back by redelivery.
+        """
+        while True:
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            requests = gather(self._waiting)
+            await self._apply(Batch.of(requests))
+            self._answered(requests)
+
+    async def _apply(self, batch: Batch) -> None:
+        try:
+            await self._apply_with_patience(batch)
+        except StoreUnavailable as lost:
+            raise StoreLostError(f"the store was away for more than {self._patience:g} s: {lost}") from lost
+        except Exception as fault:
+            if len(batch.pending) == 1:
+                # This command, and no other, cannot be processed.
+                request = batch.pending[0]
+                log.exception("command %s cannot be processed", request.command.id)
+                request.answer = error(Status.INTERNAL, "internal", "the worker could not process this command")
+                batch.settle()
+                self._failed(request, fault)
+                return
+            log.warning("a batch of %d failed and is taken apart: %r", len(batch.pending), fault)
+            for single in batch.split():
+                await self._apply(single)
+
+    async def _apply_with_patience(self, batch: Batch) -> None:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            stop=stop_after_delay(self._patience),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                await self.engine.apply(batch)
+
+
+def gather(waiting: deque[Request]) -> list[Request]:
+    """Take the next batch off the front. A suspect request makes a batch of its own."""
+    requests = [waiting.popleft()]
+    size = requests[0].size
+    if requests[0].suspect:
+        return requests
+    while waiting and len(requests) < MAX_BATCH_COMMANDS:
+        following = waiting[0]
+        if following.suspect or size + following.size > MAX_BATCH_BYTES:
+            break
+        size += following.size
+        requests.append(waiting.popleft())
+    return requests

@@ -1,0 +1,45 @@
+"""What an operator can set for a worker. The front door fills it from the environment, see holdfast/settings.py."""
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..events.limits import DEFAULT_MAX_VALUE_BYTES
+from ..events.topology import DEFAULT_PARTITIONS
+
+
+def _default_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """Settings of one worker process."""
+
+    #: AMQP URL of the broker, with user, password and virtual host.
+    amqp_url: str
+    #: Tells workers apart; partitions are spread by it.
+    name: str = field(default_factory=_default_name)
+    #: Queues of commands. Shared by all workers of a service: a worker that differs does not start.
+    partitions: int = DEFAULT_PARTITIONS
+    #: Messages in hand for each partition. A message of our client holds up to some hundred commands.
+    prefetch: int = 32
+    #: Seconds between heartbeats to the broker; a frozen worker is replaced after one to two of them.
+    heartbeat: int = 8
+    #: Seconds for which a store may be away until the worker lets go of its partitions.
+    store_patience: float = 5.0
+    #: Seconds that a worker takes at most to finish what is in hand when it is asked to stop.
+    drain_timeout: float = 25.0
+    #: The largest value, in bytes of compact JSON.
+    max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES
+    #: Memory for the newest versions of keys, in bytes.
+    head_cache_bytes: int = 192 * 1024 * 1024
+    #: Memory for values, in bytes.
+    value_cache_bytes: int = 64 * 1024 * 1024
+    #: Messages that a partition's queue holds at most; beyond it publishers get a negative confirm.
+    queue_max_length: int = 1_000_000
+    #: Deliveries after which the broker itself takes a message for poison.
+    delivery_limit: int = 100
+    #: Written every second while the worker is ready; None writes nothing.
+    health_file: Path | None = None

@@ -1,0 +1,81 @@
+"""A plan: every command of a batch decided in order, against what is known and the batch's own earlier decisions.
+
+Plain functions: no I/O. Whether a plan comes true is decided by the append alone.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..events import Event, ReadCommand, Record
+from ..stores import Head
+from .batch import Request
+from .decide import NEVER, Answer, answer_to, decide, expiry, head_of, refusal
+
+
+@dataclass(slots=True)
+class Step:
+    """One request of a plan."""
+
+    request: Request
+    #: Final if the step's record is appended, or, without one, if the head turns out to be exact.
+    answer: Answer | None = None
+    #: What it was decided against; None for a read of a key that nothing is known of.
+    head: Head | None = None
+    #: What it puts into the log.
+    record: Record | None = None
+    #: A rejection without record that rests on the state of the key.
+    about_key: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """Steps in order, and what they put into the log."""
+
+    steps: list[Step] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    #: For each record, the number of its step.
+    places: list[int] = field(default_factory=list)
+    #: The last step that appends an event of the key. A successful append proves that the key was known exactly.
+    last_write: dict[str, int] = field(default_factory=dict)
+    #: Keys with a rejection to be recorded that nothing has proved yet: they need a fenced look first.
+    unproven: set[str] = field(default_factory=set)
+
+
+def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: Container[str], now: int) -> Plan:
+    """Decide all requests in order.
+
+    :param heads: the newest event of every key that is to be written, as far as it is known.
+    :param exact: keys whose head is known from behind a fence, while these requests were waiting.
+    :param now: service time in milliseconds.
+    """
+    plan = Plan()
+    own: dict[str, Head] = {}
+    steps, records, places = plan.steps, plan.records, plan.places
+    for request in requests:
+        command = request.command
+        key = command.key
+        head = own.get(key)
+        if isinstance(command, ReadCommand):
+            late = expiry(command, now)
+            steps.append(Step(request, late, None if late else head or heads.get(key)))
+            continue
+        if head is None:
+            head = heads.get(key, NEVER)
+        author, digest = request.author, request.digest
+        decision = decide(command, head, now=now, author=author, digest=digest)
+        if isinstance(decision, Event):
+            own[key] = head_of(decision)
+            plan.last_write[key] = len(steps)
+            places.append(len(steps))
+            records.append(decision)
+            steps.append(Step(request, answer_to(decision), head, decision))
+        elif decision.recorded:
+            if decision.about_key and key not in own and key not in exact:
+                plan.unproven.add(key)
+            record = refusal(command, decision, now=now, author=author, digest=digest)
+            places.append(len(steps))
+            records.append(record)
+            steps.append(Step(request, decision.answer, head, record))
+        else:
+            steps.append(Step(request, decision.answer, head, about_key=decision.about_key))
+    return plan

@@ -1,0 +1,192 @@
+"""A worker's life: open the stores, agree on the topology, then session after session until it is told to stop."""
+
+import asyncio
+import json
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from aio_pika.exceptions import AMQPError
+
+from ..events import StoreConfigError, StoreUnavailable, Topology
+from ..events.topology import DEFAULT_STORE
+from ..events.urls import mask_url
+from ..stores import EventStore
+from .broker import AmqpBroker, BrokerLostError
+from .clock import ServiceClock
+from .engine import Engine
+from .lane import StoreLostError
+from .options import WorkerOptions
+from .session import Session
+
+log = logging.getLogger(__name__)
+
+#: A session that held for this many seconds starts the delays from the beginning.
+SETTLED = 30.0
+#: Seconds between two sessions at most.
+MAX_PAUSE = 15.0
+#: Seconds between two writes of the health file.
+HEALTH_INTERVAL = 1.0
+
+
+class Worker:
+    """One worker process, for any number of stores."""
+
+    def __init__(self, options: WorkerOptions, stores: Mapping[str, EventStore]) -> None:
+        """Make a worker.
+
+        :param stores: by name; the one named ``default`` keeps the topology document, or else the first.
+        """
+        if not stores:
+            raise StoreConfigError("a worker needs at least one store")
+        self._options = options
+        self._stores = stores
+        self._main = stores.get(DEFAULT_STORE) or next(iter(stores.values()))
+        self._clock = ServiceClock(self._main)
+        self._stopping = asyncio.Event()
+        #: Set while the worker consumes.
+        self.ready = asyncio.Event()
+        self._news = asyncio.Event()
+        self._engines = {
+            name: Engine(
+                store,
+                service_time=self._clock.now,
+                head_bytes=options.head_cache_bytes // len(stores),
+                state_bytes=options.value_cache_bytes // len(stores),
+            )
+            for name, store in stores.items()
+        }
+
+    def stop(self) -> None:
+        """Ask the worker to finish what is in hand and leave."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until stopped. Survives the loss of broker and stores for as long as it takes.
+
+        :raises StoreConfigError: if a store is unfit, or another topology is in force.
+        :raises StoreUnavailable: if a store cannot be reached at the start.
+        """
+        try:
+            for store in self._stores.values():
+                await store.open()
+            topology = await self._agree()
+            await self._clock.measure()
+            beside = [asyncio.ensure_future(self._clock.run()), asyncio.ensure_future(self._write_health())]
+            try:
+                await self._run_sessions(topology)
+            finally:
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
+        finally:
+            for store in self._stores.values():
+                await store.close()
+
+    async def _agree(self) -> Topology:
+        proposal = Topology(partitions=self._options.partitions, stores=tuple(sorted(self._stores)))
+        agreed = await self._main.agree(proposal)
+        for name, ours, theirs in (
+            ("partitions", proposal.partitions, agreed.partitions),
+            ("stores", proposal.stores, agreed.stores),
+        ):
+            if ours != theirs:
+                raise StoreConfigError(
+                    f"this worker is set to {name} {ours!r}, but the service runs with {theirs!r}. "
+                    "Set it to the same; docs/deploy.md says how to change it for all."
+                )
+        if not agreed.min_protocol <= proposal.max_protocol:
+            raise StoreConfigError(f"the service demands protocol {agreed.min_protocol}; this worker is too old")
+        return agreed
+
+    async def _run_sessions(self, topology: Topology) -> None:
+        losses = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await self._run_session(topology)
+            except (BrokerLostError, StoreLostError, StoreUnavailable, AMQPError, OSError) as loss:
+                losses = 1 if time.monotonic() - began > SETTLED else losses + 1
+                # Growing, so that a worker that cannot work does not wear out the messages' delivery limit;
+                # jittered, so that workers that lost one broker do not come back as one.
+                pause = random.uniform(0.5, 1.0) * min(MAX_PAUSE, 0.1 * 2**losses)  # noqa: S311
+                log.warning("session lost (%s: %s), again in %.1f s", type(loss).__name__, loss, pause)
+                await self._pause(pause)
+
+    async def _run_session(self, topology: Topology) -> None:
+        for store in self._stores.values():
+            await store.health()
+        for engine in self._engines.values():
+            engine.knowledge.clear()
+        broker = AmqpBroker(self._options)
+        try:
+            await broker.open()
+            session = Session(
+                broker,
+                engines=self._engines,
+                topology=topology,
+                options=self._options,
+                service_time=self._clock.now,
+            )
+            await session.run(self._stopping, on_ready=self._announce)
+        finally:
+            self.ready.clear()
+            self._news.set()
+            await broker.close()
+
+    def _announce(self) -> None:
+        log.info(
+            "worker %s is ready: %s, %d partitions, stores %s",
+            self._options.name,
+            mask_url(self._options.amqp_url),
+            self._options.partitions,
+            ", ".join(sorted(self._stores)),
+        )
+        self.ready.set()
+        self._news.set()
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _write_health(self) -> None:
+        path = self._options.health_file
+        if path is None:
+            return
+        temporary = path.with_name(path.name + ".new")
+        while True:
+            state = {"ready": self.ready.is_set(), "pid": os.getpid(), "name": self._options.name, "time": time.time()}
+            temporary.write_text(json.dumps(state))
+            temporary.replace(path)
+            self._news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEALTH_INTERVAL):
+                    await self._news.wait()
+
+
+async def run_worker(options: WorkerOptions, stores: Mapping[str, EventStore]) -> None:
+    """Run a worker until SIGTERM or SIGINT; a second signal leaves at once.
+
+    :raises StoreConfigError, StoreUnavailable: as :meth:`Worker.run`.
+    """
+    worker = Worker(options, stores)
+    signals = 0
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        if signals > 1:
+            log.warning("second signal: leaving at once; what is in hand comes to other workers")
+            os._exit(1)
+        log.info("asked to stop")
+        worker.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await worker.run()

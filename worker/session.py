@@ -1,0 +1,150 @@
+"""A session: one life of a worker's connections. It ends by a drain, or by the first thing that breaks.
+
+Whatever was in hand when it breaks is delivered again and recognised, so there is nothing to save.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from ..events import HistoryCommand, Status, StoreUnavailable, Topology
+from ..events.limits import MAX_MESSAGE_BYTES
+from ..events.replies import error
+from .batch import Request
+from .broker import AmqpBroker
+from .delivery import Delivery
+from .engine import Engine
+from .ingress import Forwarder
+from .intake import Intake
+from .lane import Lane
+from .options import WorkerOptions
+from .outbox import Outbox, Wire
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Wires intake, lanes and outbox to one broker, and runs them."""
+
+    def __init__(
+        self,
+        broker: AmqpBroker,
+        *,
+        engines: Mapping[str, Engine],
+        topology: Topology,
+        options: WorkerOptions,
+        service_time: Callable[[], int],
+    ) -> None:
+        self._broker = broker
+        self._topology = topology
+        self._options = options
+        self._service_time = service_time
+        self._outbox = Outbox(broker, stamp=self._stamp)
+        self._lanes = {
+            store: Lane(engine, answered=self._answered, failed=self._failed, patience=options.store_patience)
+            for store, engine in engines.items()
+        }
+        self._forwarder = Forwarder(outbox=self._outbox, partitions=topology.partitions, publish=broker.forward)
+        self._intake = Intake(
+            lanes=self._lanes,
+            outbox=self._outbox,
+            partitions=topology.partitions,
+            max_value_bytes=options.max_value_bytes,
+            describe=self._describe,
+            forward=lambda elsewhere: self._beside(self._forwarder.pass_on(elsewhere)),
+            history=lambda delivery, command: self._beside(self._history(delivery, command)),
+        )
+        self._ingress: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Set with the fault of the first task that fails.
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, stopping: asyncio.Event, *, on_ready: Callable[[], None]) -> None:
+        """Consume until ``stopping`` is set, then finish what is in hand.
+
+        :raises BrokerLostError: when the connection, a channel or a consumer is lost.
+        :raises StoreLostError: when a store stays away.
+        """
+        broker = self._broker
+        try:
+            for lane in self._lanes.values():
+                self._beside(lane.run())
+            self._beside(self._outbox.run())
+            self._beside(self._run_ingress())
+            await broker.consume(self._intake.take, self._ingress.put_nowait)
+            on_ready()
+            await self._until(stopping.wait())
+            log.info("draining: finishing what is in hand")
+            async with asyncio.timeout(self._options.drain_timeout):
+                await broker.stop_consuming()
+                await self._until(self._outbox.idle())
+        except TimeoutError:
+            log.warning("drain took over %g s: the rest is left to other workers", self._options.drain_timeout)
+        finally:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._broken.done():
+                self._broken.exception()  # seen: it was raised above, or came of the cancelling
+
+    async def _until(self, waiting: Coroutine[Any, Any, Any]) -> None:
+        """Wait for something, unless the broker or a task of the session fails first."""
+        waiter = asyncio.ensure_future(waiting)
+        try:
+            await asyncio.wait({waiter, self._broker.lost, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            for failure in (self._broker.lost, self._broken):
+                if failure.done():
+                    failure.result()
+        finally:
+            waiter.cancel()
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None and not self._broken.done():
+            self._broken.set_exception(fault)
+
+    async def _run_ingress(self) -> None:
+        # One after another, so that two messages on one key keep their order.
+        while True:
+            await self._forwarder.take(await self._ingress.get())
+
+    def _answered(self, requests: list[Request]) -> None:
+        outbox = self._outbox
+        for request in requests:
+            outbox.answer(request.origin, {"id": request.command.id, **(request.answer or {})})
+
+    def _failed(self, request: Request, fault: BaseException) -> None:
+        body = request.command.model_dump_json(exclude_unset=True).encode()
+        self._outbox.bury(request.origin, body, reason="internal", detail=type(fault).__name__)
+
+    async def _history(self, delivery: Delivery, command: HistoryCommand) -> None:
+        try:
+            entries, following = await self._lanes[command.store].engine.history(
+                command.key, after_version=command.after_version, limit=command.limit
+            )
+        except StoreUnavailable:
+            answer = error(Status.UNAVAILABLE, "store_away", "the store cannot be reached at the moment")
+        else:
+            events = [entry.model_dump(exclude_none=True) for entry in entries]
+            answer = {"status": "ok", "events": events, "next": following}
+        self._outbox.answer(delivery, {"id": command.id, **answer})
+
+    def _stamp(self) -> Wire:
+        return {"epoch": self._topology.epoch, "time": self._service_time()}
+
+    def _describe(self) -> Wire:
+        topology = self._topology
+        return {
+            "status": "ok",
+            "protocol": {"min": topology.min_protocol, "max": topology.max_protocol},
+            "partitions": topology.partitions,
+            "stores": list(topology.stores),
+            "limits": {"value_bytes": self._options.max_value_bytes, "message_bytes": MAX_MESSAGE_BYTES},
+        }
