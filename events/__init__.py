@@ -39,6 +39,7 @@ from .etags import make_etag
 from .records import Event, Record, Refusal, digest_of
 from .replies import ErrorInfo, HistoryEntry, Reply, Status
 from .topology import Topology, partition_of, partition_queue
+from .urls import mask_url
 from .values import check_value
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "digest_of",
     "encode",
     "make_etag",
+    "mask_url",
     "partition_of",
     "partition_queue",
 ]

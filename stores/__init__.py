@@ -2,6 +2,7 @@
 
 from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, KeyPage, Outcome
 from .memory import MemoryStore
+from .mongo import MongoStore
 
 __all__ = [
     "AlreadyApplied",
@@ -11,5 +12,6 @@ __all__ = [
     "Head",
     "KeyPage",
     "MemoryStore",
+    "MongoStore",
     "Outcome",
 ]

@@ -1,0 +1,131 @@
+"""Records as BSON documents, and back.
+
+::
+
+    {_id: {c: <command id>, n: <position in a transaction, 0>},
+     key, version, type, value, time, author, digest, metadata, answer}
+
+Fields that have nothing to say are left out; a refusal has no version, which keeps it out of the index on
+(key, version). Values are native BSON, so that every MongoDB tool shows them as what they are.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+import bson
+from bson import CodecOptions, Int64
+from bson.codec_options import DatetimeConversion, TypeDecoder, TypeRegistry
+from bson.datetime_ms import DatetimeMS
+from bson.errors import InvalidDocument
+from bson.raw_bson import RawBSONDocument
+
+from ..events import Event, Record, Refusal, StoreError
+
+#: What MongoDB takes as one document.
+MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - the driver decodes dates to naive UTC
+
+
+class _PlainInt(TypeDecoder):
+    """Integers of 64 bits come from the driver as a type of its own."""
+
+    bson_type = Int64
+
+    def transform_bson(self, value: Any) -> int:
+        return int(value)
+
+
+_PLAIN: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    type_registry=TypeRegistry([_PlainInt()]), datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+_RAW: Final = CodecOptions(
+    document_class=RawBSONDocument,
+    type_registry=TypeRegistry([_PlainInt()]),
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+
+
+def id_of(command_id: str) -> dict[str, Any]:
+    """The ``_id`` of a single command's record."""
+    return {"c": command_id, "n": 0}
+
+
+def to_document(record: Record) -> dict[str, Any]:
+    """The document of a record."""
+    document: dict[str, Any] = {"_id": {"c": record.id, "n": 0}, "key": record.key}
+    if isinstance(record, Event):
+        document["version"] = Int64(record.version)
+        document["type"] = record.type
+        # A deleted key has no value; a saved one may have the value null, which is one.
+        if record.value is not None or record.type == "saved":
+            document["value"] = record.value
+    else:
+        document["type"] = "refused"
+        document["answer"] = record.answer
+    document["time"] = DatetimeMS(record.time)
+    document["digest"] = record.digest
+    if record.author is not None:
+        document["author"] = record.author
+    if record.metadata is not None:
+        document["metadata"] = record.metadata
+    return document
+
+
+def encode_records(records: Iterable[Record]) -> list[bytes]:
+    """The documents as BSON.
+
+    :raises StoreError: if one of them cannot be a document.
+    """
+    encoded = []
+    for record in records:
+        try:
+            document = bson.encode(to_document(record))
+        except (InvalidDocument, UnicodeError, OverflowError, RecursionError, ValueError) as error:
+            raise StoreError(f"the record {record.id!r} cannot be a document: {type(error).__name__}") from None
+        if len(document) > MAX_DOCUMENT_BYTES:
+            raise StoreError(f"the record {record.id!r} takes {len(document)} bytes, MongoDB takes 16 MiB")
+        encoded.append(document)
+    return encoded
+
+
+def to_record(document: dict[str, Any]) -> Record:
+    """The record of a document that ``to_document`` made."""
+    common = {
+        "id": document["_id"]["c"],
+        "key": document["key"],
+        "time": to_millis(document["time"]),
+        "author": document.get("author"),
+        "digest": document["digest"],
+        "metadata": document.get("metadata"),
+    }
+    if document["type"] == "refused":
+        return Refusal(answer=document["answer"], **common)
+    return Event(type=document["type"], version=document["version"], value=document.get("value"), **common)
+
+
+def to_millis(time: datetime | DatetimeMS) -> int:
+    """A BSON date as milliseconds since 1970."""
+    if isinstance(time, DatetimeMS):
+        return int(time)
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+
+
+def decode_reply(reply: bytes) -> dict[str, Any]:
+    """A server's reply with documents in it, every value exactly as it was stored."""
+    # The driver makes objects with these two members into references of its own. They are rare enough to be
+    # found by their names, and then decoded level by level.
+    if b"$ref\0" in reply and b"$id\0" in reply:
+        plain: dict[str, Any] = _unwrap(RawBSONDocument(reply, _RAW))
+        return plain
+    return bson.decode(reply, _PLAIN)
+
+
+def _unwrap(value: Any) -> Any:
+    if isinstance(value, RawBSONDocument):
+        return {name: _unwrap(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_unwrap(member) for member in value]
+    return value

@@ -1,0 +1,124 @@
+"""The only module that knows which MongoDB driver is used.
+
+Everything goes through ``command``, which Motor and PyMongo's own asyncio client have alike, because the replies
+are needed as the server gave them: an insert's write errors and its write concern error stand side by side there.
+A command sent that way is never tried again by the driver.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from bson import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import ConfigurationError, InvalidOperation, InvalidURI, OperationFailure, PyMongoError
+
+from ..events import ClosedError, StoreConfigError, StoreError, StoreUnavailable, mask_url
+
+APP_NAME: Final = "holdfast"
+DEFAULT_DATABASE: Final = "holdfast"
+
+#: Unauthorized, AuthenticationFailed, and the same from Atlas.
+ACCESS_CODES: Final = frozenset({13, 18, 8000})
+#: The command itself is wrong, or a document in it, and trying again is of no use. The server finds these before it
+#: writes, so that nothing of the document in question is in the log: BadValue, FailedToParse, TypeMismatch,
+#: IllegalOperation, NamespaceNotFound, CommandNotFound, InvalidOptions, InvalidNamespace, IndexOptionsConflict,
+#: IndexKeySpecsConflict, CommandNotSupported, DocumentValidationFailure, CommandNotSupportedOnView,
+#: BSONObjectTooLarge, KeyTooLong, and unknown stages and fields.
+PERMANENT_CODES: Final = frozenset(
+    {2, 9, 14, 20, 26, 59, 72, 73, 85, 86, 115, 121, 166, 10334, 17280, 40324, 40415},
+)
+
+_RAW: Final = CodecOptions(document_class=RawBSONDocument)
+
+
+class Driver:
+    """A connection pool to one database of one deployment. Belongs to the event loop that first uses it.
+
+    :raises StoreConfigError: if the URL cannot be used.
+    """
+
+    def __init__(self, url: str, database: str | None, *, timeout_seconds: float) -> None:
+        self.place = mask_url(url)
+        millis = round(timeout_seconds * 1000)
+        selection = min(millis, 4000)
+        try:
+            self._client: AsyncIOMotorClient[Any] = AsyncIOMotorClient(
+                url,
+                appname=APP_NAME,
+                # The engine looks ids up before it tries again; a driver that tries behind its back hides that.
+                retryWrites=False,
+                retryReads=False,
+                serverSelectionTimeoutMS=selection,
+                connectTimeoutMS=selection,
+                waitQueueTimeoutMS=selection,
+                # The server is told to give up first (maxTimeMS), because then it says so.
+                socketTimeoutMS=millis + 1000,
+            )
+            name = database or self._client.get_default_database(DEFAULT_DATABASE).name
+            self._database = self._client[name]
+        except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
+            # Not its message: it quotes the URL's parts, and one of them may be the password.
+            raise StoreConfigError(f"not a usable MongoDB URL: {self.place} ({type(error).__name__})") from None
+        self.max_time_ms = millis
+
+    async def command(self, command: dict[str, Any], *, tolerate: Sequence[int] = ()) -> dict[str, Any]:
+        """Run a command on the primary and give its reply, as the server gave it; a failure too, if its code is one
+        of those to tolerate.
+
+        :raises StoreUnavailable: if there is no answer, or one that leaves open what happened.
+        :raises StoreError: if the command was refused for good.
+        """
+        command.setdefault("maxTimeMS", self.max_time_ms)
+        try:
+            reply: dict[str, Any] = await self._database.command(command, allowable_errors=tolerate)
+        except PyMongoError as error:
+            raise self._translate(error) from None
+        return reply
+
+    async def raw_command(self, command: dict[str, Any]) -> bytes:
+        """As ``command``, but the reply as BSON."""
+        command.setdefault("maxTimeMS", self.max_time_ms)
+        try:
+            reply: RawBSONDocument = await self._database.command(command, codec_options=_RAW)
+        except PyMongoError as error:
+            raise self._translate(error) from None
+        return bytes(reply.raw)
+
+    async def close(self) -> None:
+        # Motor closes at once, PyMongo's own client gives something to wait for.
+        client: Any = self._client
+        closed = client.close()
+        if inspect.isawaitable(closed):
+            await closed
+
+    def _translate(self, error: PyMongoError) -> StoreError | ClosedError:
+        if isinstance(error, InvalidOperation):
+            return ClosedError(f"the store at {self.place} was closed")
+        if not isinstance(error, OperationFailure):
+            # The first part tells what happened where; the rest is the driver's settings and state.
+            what = str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
+            return StoreUnavailable(f"MongoDB at {self.place} did not answer: {type(error).__name__}: {what}")
+        name = code_name(error.code, error.details)
+        if error.code in ACCESS_CODES:
+            return AccessRefused(
+                f"MongoDB at {self.place} refused access ({name}): check the user, its password and its rights; "
+                f"it needs readWrite and dbAdmin on the database {self._database.name!r}"
+            )
+        # Not the server's message: it may quote the command, and with it what users have stored.
+        if error.code in PERMANENT_CODES:
+            return StoreError(f"MongoDB at {self.place} refused the command: {name}")
+        return StoreUnavailable(f"MongoDB at {self.place} could not do it now: {name}")
+
+
+class AccessRefused(StoreUnavailable):
+    """The user may not do that. At the start it is a fault of the configuration; later it is like an outage: what
+    is in the queue waits until somebody has given the rights back.
+    """
+
+
+def code_name(code: int | None, details: Mapping[str, Any] | None) -> str:
+    """A server error's name and number."""
+    name = (details or {}).get("codeName")
+    return f"{name}, code {code}" if name else f"code {code}"

@@ -1,0 +1,351 @@
+"""The log in MongoDB: one collection of immutable documents per store, and two unique indexes that decide."""
+
+import secrets
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from bson import Timestamp
+from bson.raw_bson import RawBSONDocument
+from pydantic import TypeAdapter, ValidationError
+
+from ..events import ClosedError, Event, Record, StoreConfigError, StoreError, StoreUnavailable, Topology, mask_url
+from ..events.commands import StoreName
+from .documents import decode_reply, encode_records, id_of, to_millis, to_record
+from .driver import Driver
+from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+from .setup import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, VERSION_INDEX, newest, prepare
+from .verdicts import DUPLICATE_KEY, Verdict, judge
+
+MAX_APPEND: Final = 1000
+
+#: MongoDB takes messages of 48,000,000 bytes; a larger one costs the connection.
+_MAX_INSERT_BYTES: Final = 40_000_000
+
+#: So many documents share the fences, so that workers do not wait for one another and none is left behind by each.
+_FENCE_SLOTS: Final = 256
+
+#: More than any reply of ours has, so that none is cut short but by MongoDB's 16 MiB.
+_ONE_BATCH: Final = 1_000_000
+
+_SCAN_PAGE: Final = 1000
+
+_TOPOLOGY_ID: Final = "holdfast"
+
+_store_name: TypeAdapter[str] = TypeAdapter(StoreName)
+
+
+@dataclass(frozen=True, slots=True)
+class MongoFence:
+    """The time of a majority write in the replica set's log. A majority read after it sees all that came before."""
+
+    time: Timestamp
+
+
+class MongoStore:
+    """A log in a MongoDB replica set, 6.0 or newer.
+
+    An event counts as appended when it is on the journal of a majority. Reads see what a majority has, on the primary.
+
+    :param url: ``mongodb://…``; it may name the database.
+    :param name: the store's name; its documents are in ``<name>.events``, and the view ``<name>.current`` shows
+        those of the keys that are there.
+    :param database: goes before the one in the URL; without either it is ``holdfast``.
+    :param timeout_seconds: how long the server may work on one command. Finding a server takes up to four seconds more,
+        and a server that does not answer at all is given up one second after that time.
+    :raises StoreConfigError: if the URL or the name cannot be used.
+    """
+
+    def __init__(
+        self, url: str, *, name: str = "default", database: str | None = None, timeout_seconds: float = 5.0
+    ) -> None:
+        try:
+            self.name = _store_name.validate_python(name)
+        except ValidationError:
+            raise StoreConfigError(f"not a store's name: {name!r}") from None
+        if name.split(".", 1)[0] == "system":
+            raise StoreConfigError("names that start with 'system' are MongoDB's own")
+        self._url = url
+        self._database = database
+        self._timeout_seconds = timeout_seconds
+        self._log = f"{name}.events"
+        self._driver: Driver | None = None
+        self._ready = False
+        self._fence_id = secrets.randbelow(_FENCE_SLOTS)
+        self._write_concern = {"w": "majority", "j": True, "wtimeout": round(timeout_seconds * 900)}
+
+    def __repr__(self) -> str:
+        return f"MongoStore({mask_url(self._url)!r}, name={self.name!r})"
+
+    async def open(self) -> None:
+        """Connect, check the server, create indexes and the view. Repeating it is harmless.
+
+        :raises StoreConfigError: if the server is unfit or refuses access; the message says what to change.
+        :raises StoreUnavailable: if it cannot be reached.
+        """
+        if self._driver is None:
+            self._driver = Driver(self._url, self._database, timeout_seconds=self._timeout_seconds)
+        await prepare(self._driver, self._log, f"{self.name}.current")
+        self._ready = True
+
+    async def close(self) -> None:
+        """Let go of the connections. Repeating it is harmless; the store can be opened again."""
+        driver, self._driver, self._ready = self._driver, None, False
+        if driver is not None:
+            await driver.close()
+
+    async def health(self) -> None:
+        """Return if a majority took a write just now.
+
+        :raises StoreUnavailable: if not.
+        """
+        await self.fence()
+
+    async def service_time(self) -> int:
+        """The primary's clock, in milliseconds since 1970."""
+        return to_millis((await self._opened.command({"hello": 1}))["localTime"])
+
+    async def agree(self, proposal: Topology) -> Topology:
+        """The topology of this database: the proposal, if there is none yet."""
+        document = {"_id": _TOPOLOGY_ID, **proposal.model_dump()}
+        insert = {"insert": "topology", "documents": [document], "writeConcern": self._write_concern}
+        reply = await self._opened.command(insert)
+        errors = [error for error in reply.get("writeErrors", ()) if error.get("code") != DUPLICATE_KEY]
+        if errors or reply.get("writeConcernError"):
+            raise StoreUnavailable("no majority has confirmed the topology")
+        find = {"find": "topology", "filter": {"_id": _TOPOLOGY_ID}, "limit": 1}
+        rows, _ = await self._rows(find, MongoFence(reply["operationTime"]))
+        if not rows:
+            raise StoreUnavailable("the topology was removed at this moment")
+        return Topology.model_validate(rows[0])
+
+    async def append(self, records: Sequence[Record]) -> Appended:
+        """Append in order, up to the first that fails. At most 1,000 records.
+
+        :raises StoreError: if the database refuses a record for good; nothing at or behind it was written.
+        """
+        if len(records) > MAX_APPEND:
+            raise ValueError(f"at most {MAX_APPEND} records, not {len(records)}")
+        driver = self._opened
+        documents = encode_records(records)
+        landed = 0
+        fence: MongoFence | None = None
+        try:
+            if not documents:
+                return Appended([], await self.fence())
+            while landed < len(documents):
+                part = _part(documents, landed)
+                reply = await driver.command(
+                    {
+                        "insert": self._log,
+                        "documents": [RawBSONDocument(document) for document in part],
+                        "ordered": True,
+                        "writeConcern": self._write_concern,
+                    }
+                )
+                fence = MongoFence(reply["operationTime"])
+                judgement = judge(reply, len(part))
+                if judgement.verdict is Verdict.UNKNOWN:
+                    return _unknown(records)
+                landed += judgement.landed
+                if judgement.verdict is Verdict.REFUSED:
+                    record = records[landed]
+                    raise StoreError(f"MongoDB refused the record {record.id!r} for good: {judgement.reason}")
+                if judgement.verdict is not Verdict.DONE:
+                    return await self._stopped(records, landed, judgement.verdict, fence)
+        except StoreUnavailable:
+            return _unknown(records)
+        return Appended([Outcome.APPENDED] * landed, fence)
+
+    async def _stopped(self, records: Sequence[Record], at: int, verdict: Verdict, fence: MongoFence) -> Appended:
+        """The outcomes if the record ``at`` was a duplicate. A record that breaks both rules is judged by its id."""
+        original = (await self.find([records[at].id], after=fence)).get(records[at].id)
+        stop: Outcome | AlreadyApplied
+        if original is not None:
+            stop = AlreadyApplied(original)
+        elif verdict is Verdict.VERSION_TAKEN:
+            stop = Outcome.VERSION_TAKEN
+        else:
+            # It was there and is gone again, as after a change of primaries.
+            return _unknown(records)
+        return Appended([Outcome.APPENDED] * at + [stop] + [Outcome.NOT_TRIED] * (len(records) - at - 1), None)
+
+    async def fence(self) -> Fence:
+        """Write to the majority's journal, and give the time of that."""
+        update = {"q": {"_id": self._fence_id}, "u": {"$inc": {"n": 1}}, "upsert": True}
+        reply = await self._opened.command(
+            {"update": "fence", "updates": [update], "writeConcern": self._write_concern}
+        )
+        if reply.get("writeErrors") or reply.get("writeConcernError"):
+            raise StoreUnavailable("no majority has confirmed a fence")
+        return MongoFence(reply["operationTime"])
+
+    async def heads(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, Head]:
+        """The newest event of each key, without its value."""
+        rows = await self._newest(keys, HEAD_GROUP, after)
+        return {row["_id"]: Head(int(row["v"]), row["type"] == "saved", row["c"], int(row["time"])) for row in rows}
+
+    async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
+        """The newest version of each key, out of the index alone."""
+        return {row["_id"]: int(row["v"]) for row in await self._newest(keys, VERSION_GROUP, after)}
+
+    async def _newest(self, keys: Collection[str], group: dict[str, Any], after: Fence | None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        rest = list(keys)
+        while rest:
+            rows, complete = await self._aggregate(newest({"$in": rest}, group), after)
+            found += rows
+            if complete:
+                break
+            seen = {row["_id"] for row in rows}
+            rest = [key for key in rest if key not in seen]
+        return found
+
+    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+        """The events at (key, version), as far as there are any."""
+        found: dict[tuple[str, int], Event] = {}
+        rest = set(places)
+        while rest:
+            # One condition per version is exact, and quicker than one per place: keys share their versions.
+            by_version: dict[int, list[str]] = {}
+            for key, version in rest:
+                by_version.setdefault(version, []).append(key)
+            conditions = [{"version": version, "key": {"$in": keys}} for version, keys in by_version.items()]
+            condition = conditions[0] if len(conditions) == 1 else {"$or": conditions}
+            rows, complete = await self._find(condition, hint=VERSION_INDEX)
+            events = [event for event in map(to_record, rows) if isinstance(event, Event)]
+            found |= {(event.key, event.version): event for event in events}
+            if complete:
+                break
+            rest -= found.keys()
+        return found
+
+    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
+        """What stands in the log under these command ids."""
+        found: dict[str, Record] = {}
+        rest = list(ids)
+        while rest:
+            rows, complete = await self._find({"_id": {"$in": [id_of(command_id) for command_id in rest]}}, after)
+            found |= {record.id: record for record in map(to_record, rows)}
+            if complete:
+                break
+            rest = [command_id for command_id in rest if command_id not in found]
+        return found
+
+    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
+        """Events of one key, oldest first."""
+        found: list[Event] = []
+        while len(found) < limit:
+            last = found[-1].version if found else max(after_version, 0)
+            rows, complete = await self._find(
+                {"key": key, "version": {"$gt": last}},
+                sort={"version": 1},
+                limit=limit - len(found),
+                hint=VERSION_INDEX,
+            )
+            found += [event for event in map(to_record, rows) if isinstance(event, Event)]
+            if complete:
+                break
+        return found
+
+    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+        """Keys that have an event, in byte order, each found by one seek into the index."""
+        condition = key_range(prefix, after)
+        # The skip scan gives the keys in the index's order and stops at the limit, but no one has promised that …
+        rows, _ = await self._aggregate(newest(condition, KEY_GROUP, {"$limit": limit + 1}), None)
+        keys = [row["_id"] for row in rows]
+        if any(one >= other for one, other in pairwise(keys)):
+            # … so that without this order the keys have to be sorted before the limit is put on them.
+            rows, _ = await self._aggregate(
+                newest(condition, KEY_GROUP, {"$sort": {"_id": 1}}, {"$limit": limit + 1}), None
+            )
+            keys = [row["_id"] for row in rows]
+        return KeyPage(keys[:limit], keys[limit - 1] if len(keys) > limit else None)
+
+    async def scan(self) -> AsyncIterator[Record]:
+        """Every record that is there throughout, in the order of the ids."""
+        last: dict[str, Any] = {}
+        while True:
+            rows, complete = await self._find(last, sort={"_id": 1}, limit=_SCAN_PAGE)
+            for row in rows:
+                yield to_record(row)
+            if complete and len(rows) < _SCAN_PAGE:
+                return
+            last = {"_id": {"$gt": rows[-1]["_id"]}}
+
+    async def _aggregate(
+        self, pipeline: list[dict[str, Any]], after: Fence | None
+    ) -> tuple[list[dict[str, Any]], bool]:
+        command = {
+            "aggregate": self._log,
+            "pipeline": pipeline,
+            "cursor": {"batchSize": _ONE_BATCH},
+            "hint": VERSION_INDEX,
+            "readConcern": _read_concern(after),
+        }
+        reply = await self._opened.command(command)
+        return await self._first_batch(reply)
+
+    async def _find(
+        self, condition: Mapping[str, Any], after: Fence | None = None, **options: Any
+    ) -> tuple[list[dict[str, Any]], bool]:
+        return await self._rows({"find": self._log, "filter": condition, **options}, after)
+
+    async def _rows(self, command: dict[str, Any], after: Fence | None) -> tuple[list[dict[str, Any]], bool]:
+        command["batchSize"] = _ONE_BATCH
+        command["readConcern"] = _read_concern(after)
+        return await self._first_batch(decode_reply(await self._opened.raw_command(command)))
+
+    async def _first_batch(self, reply: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
+        """The documents of a reply, and whether they are all that was asked for.
+
+        If they are more than fit, the rest is asked for again by whoever asked: a cursor belongs to a session,
+        and these commands have none that lasts.
+        """
+        cursor = reply["cursor"]
+        if cursor["id"]:
+            await self._opened.command({"killCursors": cursor["ns"].partition(".")[2], "cursors": [cursor["id"]]})
+        return cursor["firstBatch"], not cursor["id"]
+
+    @property
+    def _opened(self) -> Driver:
+        if self._driver is None or not self._ready:
+            raise ClosedError(f"the store {self.name!r} is not open")
+        return self._driver
+
+
+def key_range(prefix: str, after: str | None) -> dict[str, str]:
+    """The condition on keys that start with the prefix and come after another key."""
+    condition = {"$gte": prefix}
+    if after is not None and after >= prefix:
+        condition = {"$gt": after}
+    # The first text that no longer starts with the prefix: its last character that has a successor is moved on.
+    # Between U+D7FF and U+E000 there are no characters.
+    stem = prefix.rstrip("\U0010ffff")
+    if stem:
+        code = ord(stem[-1]) + 1
+        condition["$lt"] = stem[:-1] + chr(0xE000 if code == 0xD800 else code)
+    return condition
+
+
+def _part(documents: list[bytes], start: int) -> list[bytes]:
+    """As many documents from ``start`` on as fit into one message."""
+    size = 0
+    for index in range(start, len(documents)):
+        size += len(documents[index])
+        if size > _MAX_INSERT_BYTES:
+            return documents[start:index]
+    return documents[start:]
+
+
+def _unknown(records: Sequence[Record]) -> Appended:
+    return Appended([Outcome.UNKNOWN] * len(records), None)
+
+
+def _read_concern(after: Fence | None) -> dict[str, Any]:
+    if after is None:
+        return {"level": "majority"}
+    if not isinstance(after, MongoFence):
+        raise TypeError(f"not a fence of this store: {after!r}")
+    return {"level": "majority", "afterClusterTime": after.time}

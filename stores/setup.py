@@ -1,0 +1,148 @@
+"""What a database has to be and to have before a MongoStore uses it."""
+
+import logging
+from typing import Any, Final
+
+from ..events import StoreConfigError, StoreError, StoreUnavailable
+from .driver import AccessRefused, Driver
+
+log = logging.getLogger("holdfast.stores")
+
+#: The unique index on (key, version). Refusals have no version and stay out of it.
+VERSION_INDEX: Final = "key_version"
+
+#: MongoDB 6.0. The skip scan over a partial index is not in older ones.
+_MIN_WIRE_VERSION: Final = 17
+
+_NAMESPACE_EXISTS: Final = 48
+
+_HAS_VERSION: Final[dict[str, Any]] = {"version": {"$gt": 0}}
+_NEWEST_FIRST: Final[dict[str, Any]] = {"$sort": {"key": 1, "version": -1}}
+
+#: The newest event of each key, as far as decisions need it.
+HEAD_GROUP: Final[dict[str, Any]] = {
+    "$group": {
+        "_id": "$key",
+        "v": {"$first": "$version"},
+        "type": {"$first": "$type"},
+        "c": {"$first": "$_id.c"},
+        # A number is decoded faster than a date.
+        "time": {"$first": {"$toLong": "$time"}},
+    }
+}
+#: The newest version of each key: the index alone answers it.
+VERSION_GROUP: Final[dict[str, Any]] = {"$group": {"_id": "$key", "v": {"$first": "$version"}}}
+KEY_GROUP: Final[dict[str, Any]] = {"$group": {"_id": "$key"}}
+
+#: The documents of the keys that are there, for people with a MongoDB tool.
+CURRENT_VIEW: Final[list[dict[str, Any]]] = [
+    {"$match": _HAS_VERSION},
+    _NEWEST_FIRST,
+    {"$group": {"_id": "$key", "newest": {"$first": "$$ROOT"}}},
+    {"$match": {"newest.type": "saved"}},
+    {
+        "$project": {
+            "version": "$newest.version",
+            "value": "$newest.value",
+            "time": "$newest.time",
+            "author": "$newest.author",
+            "metadata": "$newest.metadata",
+            "command": "$newest._id.c",
+        }
+    },
+]
+
+
+def newest(keys: Any, group: dict[str, Any], *rest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pipeline that looks at the newest event of each key in a condition on ``key``.
+
+    The server plans it as DISTINCT_SCAN: one seek into the index per key, however many versions there are.
+    """
+    return [{"$match": {"key": keys, **_HAS_VERSION}}, _NEWEST_FIRST, group, *rest]
+
+
+async def prepare(driver: Driver, log_name: str, view_name: str) -> None:
+    """Check the server and create what is missing. Workers may do this at the same time.
+
+    :raises StoreConfigError: if the server is not fit or access is refused.
+    :raises StoreUnavailable: if there is no answer.
+    """
+    try:
+        await _check_server(driver)
+        await _create_index(driver, log_name)
+        await _create_view(driver, log_name, view_name)
+        await _check_plans(driver, log_name)
+    except AccessRefused as error:
+        raise StoreConfigError(str(error)) from None
+    except StoreUnavailable:
+        raise
+    except StoreConfigError:
+        raise
+    except StoreError as error:
+        raise StoreConfigError(str(error)) from None
+
+
+async def _check_server(driver: Driver) -> None:
+    hello = await driver.command({"hello": 1})
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise StoreConfigError(
+            f"MongoDB at {driver.place} is a standalone server; Holdfast needs a replica set, which may have one "
+            "member: start mongod with --replSet rs0 and run rs.initiate() once in mongosh"
+        )
+    if hello["maxWireVersion"] < _MIN_WIRE_VERSION:
+        raise StoreConfigError(f"MongoDB at {driver.place} is too old; Holdfast needs 6.0 or newer")
+    if not hello.get("isWritablePrimary"):
+        raise StoreUnavailable(f"MongoDB at {driver.place} is not the primary")
+
+
+async def _create_index(driver: Driver, log_name: str) -> None:
+    index = {
+        "name": VERSION_INDEX,
+        "key": {"key": 1, "version": -1},
+        "unique": True,
+        "partialFilterExpression": _HAS_VERSION,
+    }
+    await driver.command({"createIndexes": log_name, "indexes": [index], "writeConcern": {"w": "majority"}})
+
+
+async def _create_view(driver: Driver, log_name: str, view_name: str) -> None:
+    view = {"viewOn": log_name, "pipeline": CURRENT_VIEW}
+    listing = {"listCollections": 1, "filter": {"name": view_name}, "cursor": {}}
+    found = (await driver.command(listing))["cursor"]["firstBatch"]
+    if not found:
+        made = await driver.command({"create": view_name, **view}, tolerate=[_NAMESPACE_EXISTS])
+        if made["ok"]:
+            return
+        found = (await driver.command(listing))["cursor"]["firstBatch"]
+    if found and found[0]["type"] != "view":
+        raise StoreConfigError(f"the collection {view_name!r} is in the way: it has to be a view")
+    if not found or found[0]["options"] != view:
+        await driver.command({"collMod": view_name, **view})
+
+
+async def _check_plans(driver: Driver, log_name: str) -> None:
+    """Say so if the look at the newest versions would read them all."""
+    for group, wanted in ((HEAD_GROUP, "DISTINCT_SCAN"), (VERSION_GROUP, "PROJECTION_COVERED")):
+        stages = await explain(driver, log_name, newest({"$in": ["a", "b"]}, group))
+        if "DISTINCT_SCAN" not in stages or wanted not in stages:
+            log.warning(
+                "MongoDB plans the look at the newest versions of %s as %s instead of a DISTINCT_SCAN: it will be "
+                "slow for keys with many versions",
+                log_name,
+                sorted(stages),
+            )
+
+
+async def explain(driver: Driver, log_name: str, pipeline: list[dict[str, Any]]) -> set[str]:
+    """The stages of the plan for a pipeline."""
+    command = {"aggregate": log_name, "pipeline": pipeline, "cursor": {}, "hint": VERSION_INDEX}
+    return _stages(await driver.command({"explain": command, "verbosity": "queryPlanner"}))
+
+
+def _stages(plan: Any) -> set[str]:
+    if isinstance(plan, list):
+        return set().union(*(_stages(part) for part in plan))
+    if not isinstance(plan, dict):
+        return set()
+    own = {plan["stage"]} if isinstance(plan.get("stage"), str) else set()
+    return own.union(*(_stages(part) for part in plan.values()))
