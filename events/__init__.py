@@ -19,6 +19,7 @@ from .commands import (
     check_key,
 )
 from .errors import (
+    AbsentError,
     ClosedError,
     ConflictError,
     DeniedError,
@@ -26,6 +27,7 @@ from .errors import (
     HoldfastError,
     IdReusedError,
     InvalidError,
+    NotReadError,
     OutcomeUnknown,
     RemoteError,
     StoreConfigError,
@@ -43,6 +45,7 @@ from .urls import mask_url
 from .values import check_value
 
 __all__ = [
+    "AbsentError",
     "BadCommand",
     "ClosedError",
     "Command",
@@ -63,6 +66,7 @@ __all__ = [
     "InvalidError",
     "KeyCommand",
     "Mutation",
+    "NotReadError",
     "OutcomeUnknown",
     "ReadCommand",
     "Record",

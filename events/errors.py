@@ -13,6 +13,8 @@
     │   └── ExpiredError       the deadline had passed before the command was applied
     ├── OutcomeUnknown         may have been applied: ask again with the same id (also a TimeoutError)
     ├── RemoteError            the worker failed in a way that this client has no type for
+    ├── NotReadError           the handle's state was used before it was read (also a RuntimeError)
+    ├── AbsentError            the key is absent and the handle has no default (also a LookupError)
     ├── ClosedError            the client or the store was closed by its owner (also a RuntimeError)
     └── StoreError             raised by stores, seen by workers and operators
         ├── StoreUnavailable   the database cannot be reached; nothing was written by this call
@@ -121,6 +123,14 @@ class RemoteError(HoldfastError):
     def __init__(self, message: str, *, code: str = "internal") -> None:
         self.code = code
         super().__init__(message)
+
+
+class NotReadError(HoldfastError, RuntimeError):
+    """A handle's state was asked for before it was read."""
+
+
+class AbsentError(HoldfastError, LookupError):
+    """A handle's value was asked for, but its key is absent, and the handle has no default."""
 
 
 class ClosedError(HoldfastError, RuntimeError):

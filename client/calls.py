@@ -1,0 +1,107 @@
+"""Calls: commands on their way, and what their replies mean to the caller. Plain functions and data, no I/O."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from ..events import (
+    ConflictError,
+    DeniedError,
+    ExpiredError,
+    HoldfastError,
+    IdReusedError,
+    InvalidError,
+    OutcomeUnknown,
+    RemoteError,
+    Reply,
+    TooLargeError,
+    Unavailable,
+    UnknownStoreError,
+)
+
+Wire = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One command, from the moment it is made until its reply."""
+
+    id: str
+    store: str
+    key: str
+    #: The command as JSON. It stays the same over all attempts.
+    body: bytes
+    #: Whether the service's state may change by it.
+    mutates: bool
+    reply: asyncio.Future[Reply]
+    #: How often it was handed to the connection.
+    attempts: int = 0
+    #: When it was last sent, on the loop's clock.
+    sent_at: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+
+    def give_up(self, timeout: float) -> None:
+        """End the call for lack of an answer, honestly about what that means."""
+        if self.reply.done():
+            return
+        if self.attempts == 0:
+            error: HoldfastError = ExpiredError(f"not sent within {timeout:g} s: there was no connection")
+        elif self.mutates:
+            error = OutcomeUnknown(
+                f"no answer within {timeout:g} s: the command may have been applied. Send it again under the same id.",
+                id=self.id,
+            )
+        else:
+            error = ExpiredError(f"no answer within {timeout:g} s: is a worker running?")
+        self.reply.set_exception(error)
+
+    def refuse(self, reason: str) -> None:
+        """End the call because the broker refused the message."""
+        if self.reply.done():
+            return
+        if self.attempts <= 1 or not self.mutates:
+            self.reply.set_exception(Unavailable(reason))
+        else:
+            self.reply.set_exception(OutcomeUnknown(f"{reason}; an earlier attempt may be on its way", id=self.id))
+
+
+def to_error(reply: Reply, call: Call) -> HoldfastError:
+    """The exception for a reply that is not ok."""
+    info = reply.error
+    code = info.code if info else reply.status
+    message = info.message if info else f"status {reply.status}"
+    field = info.field if info else None
+    match reply.status:
+        case "conflict" if info is not None:
+            return ConflictError(
+                call.key,
+                expected=info.expected,
+                actual=info.actual,
+                version=reply.version or 0,
+                winner=info.winner,
+                current=info.current,
+                code=code,
+            )
+        case "invalid" if code == "id_reused":
+            return IdReusedError(message)
+        case "invalid":
+            return InvalidError(_without(field, message), code=code, field=field)
+        case "too_large":
+            return TooLargeError(_without(field, message), code=code, field=field)
+        case "unknown_store":
+            return UnknownStoreError(message)
+        case "denied":
+            return DeniedError(message)
+        case "expired":
+            return ExpiredError(message)
+        case "unavailable":
+            return Unavailable(message)
+        case "unknown":
+            return OutcomeUnknown(message, id=call.id)
+        case _:
+            return RemoteError(message, code=code)
+
+
+def _without(field: str | None, message: str) -> str:
+    # The error puts the field in front of its message; the worker's error did so already.
+    return message.removeprefix(f"{field}: ") if field else message

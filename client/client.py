@@ -1,0 +1,403 @@
+"""The client: save, read and delete by key, over one connection that many callers share."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uuid_utils
+
+from ..events import (
+    ClosedError,
+    Concurrency,
+    ConflictError,
+    Consistency,
+    HistoryEntry,
+    HoldfastError,
+    InvalidError,
+    Reply,
+    Unavailable,
+    check_id,
+    check_key,
+    check_value,
+    encode,
+)
+from ..events.topology import DEFAULT_STORE
+from .calls import Call, Wire, to_error
+from .dispatcher import Dispatcher
+from .entry import Entry, Save, Service, to_datetime
+from .link import Link
+from .state import PersistentState
+
+T = TypeVar("T")
+
+#: Seconds that a call waits for its answer, unless it says otherwise.
+DEFAULT_TIMEOUT = 15.0
+#: Calls without an answer at one time; more of them wait for a place.
+DEFAULT_MAX_IN_FLIGHT = 8192
+
+
+def connect(
+    url: str = "amqp://localhost/",
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    store: str = DEFAULT_STORE,
+    max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+    name: str | None = None,
+) -> "Client":
+    """Make a client. Use it in ``async with``, which connects and closes.
+
+    :param url: AMQP URL of the broker, with user, password and virtual host.
+    :param timeout: seconds that each call waits for its answer by default.
+    :param store: the store that calls use by default.
+    :param max_in_flight: calls without an answer at one time; more of them wait for a place, up to their timeout.
+    :param name: shown by the broker's management tools.
+    """
+    return Client(url, timeout=timeout, store=store, max_in_flight=max_in_flight, name=name)
+
+
+class Client:
+    """Saves, reads and deletes values by key. Safe to be used by many tasks of one event loop at once.
+
+    Every call ends within its timeout. Lost connections are made again in the meantime and calls repeated under
+    their command ids, which makes no difference to what happens. If a call fails with
+
+    * :class:`ConflictError`, the key was not in the state that was demanded, and nothing changed;
+    * :class:`Unavailable` (or its :class:`ExpiredError`), the command was certainly not applied;
+    * :class:`OutcomeUnknown`, it may have been applied. Call again with the same ``id`` to know.
+
+    Calls on one key that are started in order, without waiting for each other, are applied in that order.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        store: str = DEFAULT_STORE,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        name: str | None = None,
+    ) -> None:
+        """See :func:`connect`."""
+        if timeout <= 0:
+            raise ValueError("timeout is a positive number of seconds")
+        if max_in_flight < 1:
+            raise ValueError("max_in_flight is at least 1")
+        self._url = url
+        self._timeout = timeout
+        self._store = store
+        self._name = name or f"client-{uuid_utils.uuid7()}"
+        self._places = asyncio.Semaphore(max_in_flight)
+        self._link: Link | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._service: Service | None = None
+        self._clock_offset = 0.0
+        self._describing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect and learn the service's partitions.
+
+        :raises Unavailable: if the broker cannot be reached, or no worker answers within the timeout.
+        """
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect and learn the service's partitions; ``async with`` does it for you.
+
+        :raises Unavailable: if the broker cannot be reached, or no worker answers within the timeout.
+        """
+        if self._link is not None:
+            raise ClosedError("this client is open already")
+        link = Link(self._url, name=self._name, on_up=self._on_up, on_replies=self._on_replies)
+        await link.open()
+        self._link = link
+        self._dispatcher = Dispatcher(link, on_epoch=self._on_epoch)
+        try:
+            await self.describe()
+        except Unavailable as fault:
+            await self.close()
+            raise Unavailable(f"no Holdfast worker answered: {fault}. Start one with `holdfast worker`.") from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Disconnect. Calls without an answer are cancelled. Repeating it is harmless."""
+        if self._describing is not None:
+            self._describing.cancel()
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            await dispatcher.close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def save(
+        self,
+        key: str,
+        value: Any,
+        *,
+        etag: str | None = None,
+        first_write: bool = False,
+        store: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        return_current: bool = False,
+        timeout: float | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+    ) -> Entry:
+        """Make ``value`` the next version of the key. When it returns, the version is on the journal of a majority.
+
+        :param value: plain JSON data; it comes back exactly as it was given.
+        :param etag: demand that the key's current state has this etag. It always wins over ``first_write``.
+        :param first_write: demand that the key is absent.
+        :param metadata: kept with the event.
+        :param return_current: a conflict brings the value that it met.
+        :param timeout: seconds.
+        :param id: the command id; a new one unless this repeats an earlier call.
+        :raises ConflictError: if the demand is not met.
+        :raises InvalidError: if key or value cannot be kept.
+        """
+        concurrency: Concurrency = "first-write" if first_write else "last-write"
+        command: Wire = {"op": "save", "key": key, "value": check_value(value)}
+        if etag is not None:
+            command["etag"] = etag
+        if first_write:
+            command["concurrency"] = concurrency
+        store = self._complete(command, store, metadata, return_current)
+        reply = await self._call(command, store, key, timeout, id, mutates=True)
+        return _entry(store, key, value, reply)
+
+    async def read(
+        self,
+        key: str,
+        *,
+        store: str | None = None,
+        consistency: Consistency = "strong",
+        timeout: float | None = None,
+    ) -> Entry | None:
+        """The key's current state, or None if it is absent.
+
+        :param consistency: ``strong`` sees every write that was acknowledged before the call, by whomever;
+            ``eventual`` may be behind.
+        """
+        command: Wire = {"op": "read", "key": key}
+        if consistency != "strong":
+            command["consistency"] = consistency
+        store = self._complete(command, store)
+        reply = await self._call(command, store, key, timeout, None, mutates=False)
+        return _entry(store, key, reply.value, reply) if reply.exists else None
+
+    async def delete(
+        self,
+        key: str,
+        *,
+        etag: str | None = None,
+        store: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        return_current: bool = False,
+        timeout: float | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+    ) -> bool:
+        """Make the key absent. Its history stays. Says whether it was there.
+
+        :raises ConflictError: if ``etag`` is given and is not the current one, also if the key is absent.
+        """
+        command: Wire = {"op": "delete", "key": key}
+        if etag is not None:
+            command["etag"] = etag
+        store = self._complete(command, store, metadata, return_current)
+        reply = await self._call(command, store, key, timeout, id, mutates=True)
+        return bool(reply.changed)
+
+    async def read_many(
+        self,
+        keys: Iterable[str],
+        *,
+        store: str | None = None,
+        consistency: Consistency = "strong",
+        timeout: float | None = None,
+    ) -> dict[str, Entry | None]:
+        """The states of many keys, in the order of the keys; None for one that is absent.
+
+        Each is read for itself: together they are no snapshot.
+        """
+        wanted = list(dict.fromkeys(keys))
+        found = await asyncio.gather(
+            *(self.read(key, store=store, consistency=consistency, timeout=timeout) for key in wanted)
+        )
+        return dict(zip(wanted, found, strict=True))
+
+    async def save_many(
+        self,
+        items: Mapping[str, Any] | Iterable[Save],
+        *,
+        store: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Entry | HoldfastError]:
+        """Save many keys, each for itself: one that fails keeps no other from being saved.
+
+        :param items: values by key, or :class:`Save` items with conditions.
+        :returns: for each key its new state, or the error that it met.
+        :raises InvalidError: if a key is given twice; nothing is sent then.
+        """
+        saves = [Save(*item) for item in items.items()] if isinstance(items, Mapping) else list(items)
+        if len({item.key for item in saves}) != len(saves):
+            raise InvalidError("a key is given twice", code="duplicate_key", field="key")
+
+        async def save(item: Save) -> Entry | HoldfastError:
+            try:
+                return await self.save(
+                    item.key, item.value, etag=item.etag, first_write=item.first_write, store=store, timeout=timeout
+                )
+            except HoldfastError as error:
+                return error
+
+        outcomes = await asyncio.gather(*map(save, saves))
+        return {item.key: outcome for item, outcome in zip(saves, outcomes, strict=True)}
+
+    async def history(
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        limit: int = 100,
+        store: str | None = None,
+        timeout: float | None = None,
+    ) -> Sequence[HistoryEntry]:
+        """Events of the key, oldest first, at most ``limit`` (up to 1,000) of versions after ``after_version``.
+
+        For the next page give the last one's version.
+        """
+        command: Wire = {"op": "history", "key": key, "after_version": after_version, "limit": limit}
+        store = self._complete(command, store)
+        reply = await self._call(command, store, key, timeout, None, mutates=False)
+        return reply.events or []
+
+    async def describe(self, *, timeout: float | None = None) -> Service:
+        """What the service says of itself: partitions, stores, limits, its time."""
+        reply = await self._call({"op": "describe"}, "", "", timeout, None, mutates=False)
+        protocol, limits = reply.protocol or {}, reply.limits or {}
+        service = Service(
+            partitions=reply.partitions or 1,
+            epoch=reply.epoch or 0,
+            stores=tuple(reply.stores or ()),
+            protocol=(protocol.get("min", 1), protocol.get("max", 1)),
+            max_value_bytes=limits.get("value_bytes", 0),
+            time=to_datetime(reply.time or 0),
+        )
+        if reply.time is not None:
+            self._clock_offset = reply.time - time.monotonic() * 1000
+        self._service = service
+        if self._dispatcher is not None:
+            self._dispatcher.repartition(service.partitions)
+        return service
+
+    def state(
+        self,
+        key: str,
+        type: type[T],  # noqa: A002 - what it is
+        *,
+        store: str | None = None,
+        default: Callable[[], T] | None = None,
+        timeout: float | None = None,
+    ) -> PersistentState[T]:
+        """A handle on one key, typed. Makes no call by itself.
+
+        :param type: a pydantic model, a dataclass, or any other type that pydantic can validate.
+        :param default: makes the value of a key that is absent.
+        """
+        return PersistentState(self, key, type, store=store, default=default, timeout=timeout)
+
+    def _complete(
+        self,
+        command: Wire,
+        store: str | None,
+        metadata: Mapping[str, str] | None = None,
+        return_current: bool = False,
+    ) -> str:
+        """Add what is not the default, and give back the store's name."""
+        check_key(command["key"])
+        name = store or self._store
+        if name != DEFAULT_STORE:
+            command["store"] = name
+        if metadata:
+            command["metadata"] = dict(metadata)
+        if return_current:
+            command["return_current"] = True
+        return name
+
+    async def _call(
+        self, command: Wire, store: str, key: str, timeout: float | None, command_id: str | None, *, mutates: bool
+    ) -> Reply:
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            raise ClosedError("this client is not open: use it in `async with`")
+        seconds = self._timeout if timeout is None else timeout
+        places = self._places
+        if places.locked():
+            seconds = await self._wait_for_place(seconds)
+        else:
+            await places.acquire()
+        try:
+            command["v"] = 1
+            command["id"] = command_id = check_id(command_id) if command_id else str(uuid_utils.uuid7())
+            if self._service is not None:
+                now = time.monotonic() * 1000 + self._clock_offset
+                command["sent_at"] = int(now)
+                command["deadline"] = int(now + seconds * 1000)
+            reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            call = Call(command_id, store, key, encode(command), mutates, reply)
+            dispatcher.submit(call, seconds)
+            try:
+                answer = await reply
+            finally:
+                if not reply.done() or reply.cancelled():
+                    dispatcher.forget(call)
+        finally:
+            places.release()
+        if answer.status != "ok":
+            raise to_error(answer, call)
+        return answer
+
+    async def _wait_for_place(self, seconds: float) -> float:
+        """Wait for a call to end. Give back how many of the seconds are left."""
+        before = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable(f"too many calls in flight for {seconds:g} s: not sent") from None
+        return max(0.001, seconds - (time.monotonic() - before))
+
+    def _on_up(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.on_up()
+
+    def _on_replies(self, replies: list[Reply]) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.on_replies(replies)
+
+    def _on_epoch(self, epoch: int) -> None:
+        if self._service is not None and epoch != self._service.epoch and self._describing is None:
+            self._describing = asyncio.create_task(self._describe_again())
+
+    async def _describe_again(self) -> None:
+        try:
+            await self.describe()
+        except (Unavailable, ConflictError):
+            # The next reply shows the epoch again.
+            pass
+        finally:
+            self._describing = None
+
+
+def _entry(store: str, key: str, value: Any, reply: Reply) -> Entry:
+    return Entry(key, value, reply.etag or "", reply.version or 0, reply.updated_at or 0, store)

@@ -1,0 +1,57 @@
+"""What the client gives back: a key's state with all that belongs to it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key that is there, at one version."""
+
+    key: str
+    value: Any
+    #: Give it to a later save or delete to make that conditional.
+    etag: str
+    #: Counts the key's events from 1, without gaps, also through deletes.
+    version: int
+    #: Service time of the event, in milliseconds since 1970.
+    updated_at_ms: int
+    store: str = "default"
+
+    @property
+    def updated_at(self) -> datetime:
+        """When this version was made, in service time."""
+        return to_datetime(self.updated_at_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """One item of :meth:`Client.save_many`."""
+
+    key: str
+    value: Any
+    etag: str | None = None
+    #: Demand that the key is absent, if there is no etag.
+    first_write: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the service says of itself."""
+
+    partitions: int
+    epoch: int
+    stores: tuple[str, ...]
+    #: The oldest and the newest protocol version that it speaks.
+    protocol: tuple[int, int]
+    max_value_bytes: int
+    #: Service time when it answered.
+    time: datetime
+
+
+def to_datetime(milliseconds: int) -> datetime:
+    """Milliseconds since 1970 as an aware datetime, exactly."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
