@@ -1,1 +1,54 @@
-"""Holdfast: durable, versioned application state over RabbitMQ and MongoDB."""
+"""Holdfast: durable, versioned application state over RabbitMQ and MongoDB.
+
+::
+
+    import holdfast
+
+    async with holdfast.connect("amqp://…") as client:
+        saved = await client.save("user/42", {"name": "Ada"})
+        entry = await client.read("user/42")
+        await client.delete("user/42", etag=entry.etag)
+"""
+
+from .client import Client, Entry, PersistentState, Save, Service, connect
+from .events import (
+    AbsentError,
+    ClosedError,
+    ConflictError,
+    DeniedError,
+    ExpiredError,
+    HistoryEntry,
+    HoldfastError,
+    IdReusedError,
+    InvalidError,
+    NotReadError,
+    OutcomeUnknown,
+    RemoteError,
+    TooLargeError,
+    Unavailable,
+    UnknownStoreError,
+)
+
+__all__ = [
+    "AbsentError",
+    "Client",
+    "ClosedError",
+    "ConflictError",
+    "DeniedError",
+    "Entry",
+    "ExpiredError",
+    "HistoryEntry",
+    "HoldfastError",
+    "IdReusedError",
+    "InvalidError",
+    "NotReadError",
+    "OutcomeUnknown",
+    "PersistentState",
+    "RemoteError",
+    "Save",
+    "Service",
+    "TooLargeError",
+    "Unavailable",
+    "UnknownStoreError",
+    "connect",
+]

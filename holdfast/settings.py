@@ -1,0 +1,129 @@
+"""Settings from the environment (``HOLDFAST_*``) and, for stores, from a TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .events import HoldfastError
+from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES, MAX_STORE_LENGTH
+from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
+from .stores import EventStore, StoreConfig, build_store
+from .worker import WorkerOptions
+
+
+class SettingsError(HoldfastError, ValueError):
+    """A setting is missing or wrong. The message names the variable and says what it should be."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field is the environment variable ``HOLDFAST_<NAME>``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HOLDFAST_", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
+
+    amqp_url: SecretStr = Field(
+        SecretStr("amqp://guest:guest@localhost:5672/"),
+        description="AMQP URL of RabbitMQ, with user, password and virtual host.",
+    )
+    mongo_url: SecretStr | None = Field(
+        None, description="MongoDB URL of the default store; its path names the database (else `holdfast`)."
+    )
+    stores_file: Path | None = Field(None, description="TOML file with the stores, in place of HOLDFAST_MONGO_URL.")
+    worker_name: str | None = Field(None, description="Tells workers apart. Default: host name and process id.")
+    partitions: int = Field(
+        DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description="Command queues; the same for all workers."
+    )
+    prefetch: int = Field(32, ge=1, le=1000, description="Messages in hand for each partition.")
+    heartbeat: int = Field(8, ge=2, le=60, description="Seconds between heartbeats to RabbitMQ.")
+    store_patience: float = Field(
+        5.0, gt=0, le=60, description="Seconds without its store until a worker lets go of its partitions."
+    )
+    drain_timeout: float = Field(25.0, gt=0, description="Seconds to finish what is in hand when asked to stop.")
+    max_value_bytes: int = Field(
+        DEFAULT_MAX_VALUE_BYTES, ge=1, le=LARGEST_MAX_VALUE_BYTES, description="Largest value, as compact JSON."
+    )
+    head_cache_bytes: int = Field(192 * 1024 * 1024, ge=0, description="Memory for the newest versions of keys.")
+    value_cache_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Memory for values, for reads.")
+    queue_max_length: int = Field(1_000_000, ge=1, description="Messages that a partition's queue holds at most.")
+    health_file: Path | None = Field(None, description="Written every second while the worker is ready.")
+    timeout: float = Field(15.0, gt=0, description="Seconds that a command of the command line waits for its answer.")
+    log_level: str = Field("INFO", pattern="^(?i:debug|info|warning|error)$", description="Least level that is logged.")
+
+    def worker_options(self) -> WorkerOptions:
+        """The options of one worker process."""
+        given: dict[str, Any] = {"name": self.worker_name} if self.worker_name else {}
+        return WorkerOptions(
+            amqp_url=self.amqp_url.get_secret_value(),
+            partitions=self.partitions,
+            prefetch=self.prefetch,
+            heartbeat=self.heartbeat,
+            store_patience=self.store_patience,
+            drain_timeout=self.drain_timeout,
+            max_value_bytes=self.max_value_bytes,
+            head_cache_bytes=self.head_cache_bytes,
+            value_cache_bytes=self.value_cache_bytes,
+            queue_max_length=self.queue_max_length,
+            health_file=self.health_file,
+            **given,
+        )
+
+    def stores(self) -> dict[str, EventStore]:
+        """The configured stores by name, not opened yet.
+
+        :raises SettingsError: if there is none, or the file cannot be used.
+        """
+        if self.stores_file is not None:
+            return {name: build_store(name, config) for name, config in read_stores(self.stores_file).items()}
+        if self.mongo_url is None:
+            raise SettingsError(
+                "no store is configured: set HOLDFAST_MONGO_URL to a MongoDB replica set "
+                "(mongodb://host/holdfast?replicaSet=rs0), or HOLDFAST_STORES_FILE to a TOML file"
+            )
+        return {DEFAULT_STORE: build_store(DEFAULT_STORE, StoreConfig(url=self.mongo_url.get_secret_value()))}
+
+
+class _StoresFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    stores: dict[str, StoreConfig] = Field(min_length=1)
+
+
+def read_stores(path: Path) -> dict[str, StoreConfig]:
+    """Read a TOML file of stores, ``[stores.<name>]`` tables with ``type`` and what that type takes.
+
+    :raises SettingsError: naming the file and what is wrong in it; values are not shown, they may be secret.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        stores = _StoresFile.model_validate(data).stores
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML: {error}") from None
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_first_fault(error)}") from None
+    for name in stores:
+        if "/" in name or not name or len(name) > MAX_STORE_LENGTH:
+            raise SettingsError(f"{path}: {name!r} is no store name: at most {MAX_STORE_LENGTH} characters, no slash")
+    return stores
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings of this process; what is given here goes before the environment.
+
+    :raises SettingsError: naming the variable that is wrong; values are not shown, they may be secret.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(f"HOLDFAST_{_first_fault(error, upper=True)}") from None
+
+
+def _first_fault(error: ValidationError, *, upper: bool = False) -> str:
+    fault = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place.upper() if upper else place}: {fault['msg']}"
