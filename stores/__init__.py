@@ -1,5 +1,6 @@
 """Where the log is kept: the EventStore interface and its implementations."""
 
+from .config import StoreConfig, build_store
 from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, KeyPage, Outcome
 from .memory import MemoryStore
 from .mongo import MongoStore
@@ -14,4 +15,6 @@ __all__ = [
     "MemoryStore",
     "MongoStore",
     "Outcome",
+    "StoreConfig",
+    "build_store",
 ]

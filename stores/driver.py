@@ -10,9 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bson import CodecOptions
+from bson.errors import InvalidDocument
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import ConfigurationError, InvalidOperation, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ConfigurationError,
+    DocumentTooLarge,
+    InvalidOperation,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+)
 
 from ..events import ClosedError, StoreConfigError, StoreError, StoreUnavailable, mask_url
 
@@ -96,6 +104,8 @@ class Driver:
     def _translate(self, error: PyMongoError) -> StoreError | ClosedError:
         if isinstance(error, InvalidOperation):
             return ClosedError(f"the store at {self.place} was closed")
+        if isinstance(error, InvalidDocument | DocumentTooLarge):
+            return StoreError(f"MongoDB at {self.place} was not asked, the command is too large or no BSON")
         if not isinstance(error, OperationFailure):
             # The first part tells what happened where; the rest is the driver's settings and state.
             what = str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]

@@ -12,16 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..events import ClosedError, Event, Record, StoreConfigError, StoreError, StoreUnavailable, Topology, mask_url
 from ..events.commands import StoreName
-from .documents import decode_reply, encode_records, id_of, to_millis, to_record
+from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, id_of, to_millis, to_record
 from .driver import Driver
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
 from .setup import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, VERSION_INDEX, newest, prepare
 from .verdicts import DUPLICATE_KEY, Verdict, judge
 
-MAX_APPEND: Final = 1000
+DEFAULT_TIMEOUT_SECONDS: Final = 5.0
 
-#: MongoDB takes messages of 48,000,000 bytes; a larger one costs the connection.
-_MAX_INSERT_BYTES: Final = 40_000_000
+#: The driver takes no larger command, and this much fits beside the command's own few bytes.
+_MAX_INSERT_BYTES: Final = MAX_DOCUMENT_BYTES
 
 #: So many documents share the fences, so that workers do not wait for one another and none is left behind by each.
 _FENCE_SLOTS: Final = 256
@@ -58,7 +58,12 @@ class MongoStore:
     """
 
     def __init__(
-        self, url: str, *, name: str = "default", database: str | None = None, timeout_seconds: float = 5.0
+        self,
+        url: str,
+        *,
+        name: str = "default",
+        database: str | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
         try:
             self.name = _store_name.validate_python(name)
@@ -125,8 +130,6 @@ class MongoStore:
 
         :raises StoreError: if the database refuses a record for good; nothing at or behind it was written.
         """
-        if len(records) > MAX_APPEND:
-            raise ValueError(f"at most {MAX_APPEND} records, not {len(records)}")
         driver = self._opened
         documents = encode_records(records)
         landed = 0
@@ -330,7 +333,7 @@ def key_range(prefix: str, after: str | None) -> dict[str, str]:
 
 
 def _part(documents: list[bytes], start: int) -> list[bytes]:
-    """As many documents from ``start`` on as fit into one message."""
+    """As many documents from ``start`` on as fit into one command, at least one."""
     size = 0
     for index in range(start, len(documents)):
         size += len(documents[index])

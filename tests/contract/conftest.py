@@ -1,0 +1,23 @@
+"""Every store has to pass the tests in this folder. To try another one, add it to ``store``."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from holdfast.stores import EventStore, MemoryStore, MongoStore
+
+
+@pytest.fixture(params=["memory", "mongo"])
+def closed_store(request: pytest.FixtureRequest) -> EventStore:
+    """An empty store, not opened yet."""
+    if request.param == "memory":
+        return MemoryStore()
+    return MongoStore(request.getfixturevalue("mongo_url"))
+
+
+@pytest.fixture
+async def store(closed_store: EventStore) -> AsyncIterator[EventStore]:
+    """An empty store."""
+    await closed_store.open()
+    yield closed_store
+    await closed_store.close()
