@@ -4,15 +4,41 @@ A server that can't be started fails the tests that need it; nothing is skipped.
 tests that don't ask for it.
 """
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from holdfast.local import MongoReplicaSet, RabbitServer
+from holdfast.local import LocalStackError, MongoReplicaSet, RabbitServer, find_mongod, find_rabbitmq
 
 _VHOSTS_AT_ONCE = 32
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetches the servers that the chosen tests need, if they have to be, before any test's time is running."""
+    if session.config.option.collectonly:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+
+    def progress(line: str) -> None:
+        if reporter is not None:
+            reporter.write_line(line)
+
+    # What can't be had is not said here: each test that asks for it fails, with the reason.
+    if wanted & {"rabbit", "own_rabbit", "local_servers"}:
+        with contextlib.suppress(LocalStackError):
+            find_rabbitmq(progress)
+    if wanted & {"mongo", "own_mongo", "local_servers"}:
+        with contextlib.suppress(LocalStackError):
+            find_mongod(progress)
+
+
+@pytest.fixture(scope="session")
+def local_servers() -> None:
+    """For tests that start servers by other means than these fixtures: makes sure that they are fetched."""
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from .provision import find_mongod
 from .server import Server
 
 _NOT_YET_INITIALIZED = 94
+_ALREADY_INITIALIZED = 23
 _ELECTION_TIMEOUT_MS = 2000
 _POLL_SECONDS = 0.05
 
@@ -176,13 +177,26 @@ class MongoReplicaSet:
     def start(self, timeout: float = 60.0) -> None:
         """Starts all members that don't run and returns when there is a primary that takes writes.
 
-        Raises what `Server.start` raises, and ServerStartError if no primary was elected in `timeout` seconds.
+        Raises what `Server.start` raises, and ServerStartError if the set has no primary after `timeout` seconds.
+        What this call started is ended again then.
         """
-        with ThreadPoolExecutor(len(self.members)) as pool:
-            list(pool.map(lambda member: member.start(timeout), self.members))
         deadline = time.monotonic() + timeout
-        self._configure()
-        self.primary(max(1.0, deadline - time.monotonic()))
+        started = [member for member in self.members if not member.running]
+        try:
+            with ThreadPoolExecutor(len(self.members)) as pool:
+                list(pool.map(lambda member: member.start(timeout), self.members))
+            self._configure(deadline)
+            self.primary(max(1.0, deadline - time.monotonic()))
+        except BaseException as error:
+            first = self.members[0]
+            log_tail = first.log_tail()
+            for member in started:
+                member.kill()
+            if isinstance(error, PyMongoError):
+                raise ServerStartError(
+                    f"MongoDB refused to set up its replica set: {error}.", log=first.log_path, log_tail=log_tail
+                ) from error
+            raise
 
     def stop(self, timeout: float = 30.0) -> None:
         """Ends all members in order, the primary last."""
@@ -235,23 +249,25 @@ class MongoReplicaSet:
         except AutoReconnect:
             return  # a primary may close its connections as it steps down
 
-    def _configure(self) -> None:
+    def _configure(self, deadline: float) -> None:
         """Initiates the set, or tells it the new addresses if its members had to move to other ports."""
         addresses = {number: member.address for number, member in enumerate(self.members)}
         first = self.members[0]
-        try:
-            current = first.admin("replSetGetConfig")["config"]
-        except OperationFailure as error:
-            if error.code != _NOT_YET_INITIALIZED:
-                raise
-            config: dict[str, Any] = {
-                "_id": self.name,
-                "members": [{"_id": number, "host": host} for number, host in addresses.items()],
-            }
-            if len(addresses) > 1:
-                config["settings"] = {"electionTimeoutMillis": _ELECTION_TIMEOUT_MS}
-            first.admin("replSetInitiate", config)
-            return
+        while True:
+            try:
+                current = first.admin("replSetGetConfig")["config"]
+                break
+            except OperationFailure as error:
+                if error.code != _NOT_YET_INITIALIZED:
+                    raise
+            if self._initiate(addresses):
+                return
+            # The set exists, but after a start a server answers before it has read its configuration.
+            if time.monotonic() > deadline:
+                raise ServerStartError(
+                    "MongoDB does not find its replica set again.", log=first.log_path, log_tail=first.log_tail()
+                )
+            time.sleep(_POLL_SECONDS)
         known = {entry["_id"]: entry for entry in current["members"]}
         if {number: entry["host"] for number, entry in known.items()} != addresses:
             current["members"] = [
@@ -259,6 +275,22 @@ class MongoReplicaSet:
             ]
             current["version"] += 1
             first.admin("replSetReconfig", current, force=True)
+
+    def _initiate(self, addresses: Mapping[int, str]) -> bool:
+        """Makes the set, False if it was made before."""
+        config: dict[str, Any] = {
+            "_id": self.name,
+            "members": [{"_id": number, "host": host} for number, host in addresses.items()],
+        }
+        if len(addresses) > 1:
+            config["settings"] = {"electionTimeoutMillis": _ELECTION_TIMEOUT_MS}
+        try:
+            self.members[0].admin("replSetInitiate", config)
+        except OperationFailure as error:
+            if error.code == _ALREADY_INITIALIZED:
+                return False
+            raise
+        return True
 
 
 def _is_primary(member: MongoServer) -> bool:

@@ -62,6 +62,11 @@ class ProcessRef:
             fields is not None and fields[0] not in "ZX" and int(fields[19]) == self.started and _boot_id() == self.boot
         )
 
+    def stopped(self) -> bool:
+        """Whether the process is frozen by SIGSTOP."""
+        fields = _stat(self.pid)
+        return fields is not None and fields[0] in "Tt"
+
     def signal(self, number: signal.Signals) -> bool:
         """Sends a signal to this process and no other; False if it is gone."""
         with self._pidfd() as fd:
@@ -213,11 +218,11 @@ class SupervisedProcess:
             ref.wait(timeout)
 
 
-def tail(path: Path, lines: int = 30) -> str:
-    """The last lines of a text file, "" if there is none."""
+def tail(path: Path, lines: int = 30, *, start: int = 0) -> str:
+    """The last lines of a text file, from the byte `start` on at most; "" if there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16384))
+            file.seek(max(start, path.stat().st_size - 65536))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""

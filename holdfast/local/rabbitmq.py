@@ -1,5 +1,6 @@
 """A RabbitMQ node of our own on loopback, without epmd and without a second process."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -71,6 +72,18 @@ class RabbitServer(Server):
         suffix = f"?{urlencode(query)}" if query else ""
         return f"amqp://{self.user}:{self.password}@{LOOPBACK}:{self.amqp_port}/{quote(vhost, safe='')}{suffix}"
 
+    def kill(self) -> None:
+        """Ends the node at once by SIGKILL, as `Server.kill`, but not with a quorum queue half declared.
+
+        RabbitMQ 4.0 writes a new queue into its registry of quorum queues half a second late. A node that is killed
+        before has the queue afterwards, but empty and for ever without a leader: a flaw in a corner that no test
+        here is about. So the registry, and nothing else, is written out before, unless the node hangs.
+        """
+        if self._process is not None and self._process.main.alive() and not self._process.main.stopped():
+            with contextlib.suppress(ServerStateError):
+                self.eval("[dets:sync(Table) || Table <- dets:all()], ok", timeout=2.0)
+        super().kill()
+
     # Administration.
 
     def ctl(self, *arguments: str) -> str:
@@ -80,10 +93,10 @@ class RabbitServer(Server):
         """
         return self._run([str(self.program.scripts / "rabbitmqctl"), "--quiet", *arguments])
 
-    def eval(self, expressions: str) -> str:
+    def eval(self, expressions: str, *, timeout: float = _CONTROL_TIMEOUT_SECONDS) -> str:
         """Evaluates Erlang expressions in the node and returns the value of the last one, as Erlang prints it.
 
-        Raises ServerStateError for whatever the expressions raise, and if the node doesn't answer for a minute.
+        Raises ServerStateError for whatever the expressions raise, and if the node takes over `timeout` seconds.
         """
         code = expressions.strip().rstrip(".")
         if self.program.erl_call is None:
@@ -92,6 +105,7 @@ class RabbitServer(Server):
         output = self._run(
             [str(self.program.erl_call), "-address", node, "-fetch_stdout", "-e"],
             stdin=f'io:format("~0tp", [begin {code} end]).\n',
+            timeout=timeout,
         )
         value, answered, _ = output.rpartition("{ok, ok}")
         if not answered:
@@ -118,7 +132,9 @@ class RabbitServer(Server):
 
     def close_all_connections(self, reason: str = "closed by a test") -> None:
         """Closes every client connection with the AMQP error CONNECTION_FORCED."""
-        self.eval(f"rabbit_networking:close_connections(rabbit_networking:connections(), {_string(reason)}), ok")
+        # A connection registers itself without waiting; sync() returns when that has been dealt with.
+        connections = "pg_local:sync(), rabbit_networking:connections()"
+        self.eval(f"rabbit_networking:close_connections(begin {connections} end, {_string(reason)}), ok")
 
     def purge_queue(self, vhost: str, queue: str) -> None:
         """Drops the ready messages of a queue. ServerStateError if there is no such queue."""
@@ -217,7 +233,7 @@ class RabbitServer(Server):
             raise ServerStateError(f"RabbitMQ in {self.directory} was never started: start() it first")
         return str(self._state[name])
 
-    def _run(self, command: list[str], stdin: str = "") -> str:
+    def _run(self, command: list[str], *, stdin: str = "", timeout: float = _CONTROL_TIMEOUT_SECONDS) -> str:
         if not self.running:
             raise ServerStateError(f"RabbitMQ in {self.directory} is not running: start() it first")
         try:
@@ -228,11 +244,11 @@ class RabbitServer(Server):
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=_CONTROL_TIMEOUT_SECONDS,
+                timeout=timeout,
             )
         except subprocess.TimeoutExpired as error:
             raise ServerStateError(
-                f"RabbitMQ in {self.directory} did not answer for {_CONTROL_TIMEOUT_SECONDS:.0f} s; is it paused?"
+                f"RabbitMQ in {self.directory} did not answer for {timeout:.0f} s; is it paused?"
             ) from error
         if result.returncode != 0:
             raise ServerStateError(f"{Path(command[0]).name} failed: {(result.stderr + result.stdout).strip()}")

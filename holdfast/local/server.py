@@ -33,6 +33,7 @@ class Server(ABC):
         self.detach = detach
         self._state: dict[str, Any] = load_state(self._state_path)
         self._process: SupervisedProcess | None = None
+        self._log_starts: dict[Path, int] = {self.console_path: 0, self.log_path: 0}
         if (remembered := self._state.get("process")) is not None:
             process = SupervisedProcess.from_json(remembered)
             self._process = process if process.alive() else None
@@ -91,6 +92,7 @@ class Server(ABC):
                 before = time.monotonic()
                 command, env = self._prepare()
                 deadline += time.monotonic() - before
+                self._log_starts = {path: _size(path) for path in self._log_starts}
                 self._process = SupervisedProcess.spawn(command, env=env, log=self.console_path, detach=self.detach)
                 self._remember(process=self._process.to_json())
         self._wait_until_ready(deadline, timeout)
@@ -123,10 +125,9 @@ class Server(ABC):
         """Undoes `pause`. ServerStateError if it is not running."""
         self._signal(signal.SIGCONT)
 
-    def log_tail(self, lines: int = 30) -> str:
-        """The last lines of log and console output."""
-        paths = dict.fromkeys((self.console_path, self.log_path))
-        return "\n".join(text for path in paths if (text := tail(path, lines)))
+    def log_tail(self, lines: int = 60) -> str:
+        """The last lines of what the server has printed and logged since its last start."""
+        return "\n".join(text for path, start in self._log_starts.items() if (text := tail(path, lines, start=start)))
 
     # Helpers.
 
@@ -181,3 +182,7 @@ class Server(ABC):
             yield
         finally:
             os.close(fd)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

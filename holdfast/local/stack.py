@@ -88,7 +88,8 @@ class LocalStack:
         started is stopped again then.
         """
         self._make_directory()
-        running = [name for name, pid in self.status().processes.items() if pid is not None]
+        before = self.status()
+        running = [name for name, pid in before.processes.items() if pid is not None]
         rabbit = RabbitServer(self.directory / _RABBITMQ, detach=self._detach, progress=self._progress)
         mongo = MongoReplicaSet(
             self.directory / _MONGODB,
@@ -120,6 +121,7 @@ class LocalStack:
             self._start_workers(addresses, timeout)
         except BaseException:
             self._stop([name for name in parts if name not in running], timeout)
+            self._save(running, before.addresses if running else None)
             raise
         return addresses
 

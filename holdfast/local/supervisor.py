@@ -71,9 +71,11 @@ def _watch(parent: int, parent_started: str) -> int | None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code, 128 + signal if a signal ended it, as a shell would."""
-    report_fd, parent = int(arguments[0]), int(arguments[1])
-    watched = _watch(parent, arguments[2])
-    command = arguments[3:]
+    report_fd, parent, parent_started, command = int(arguments[0]), int(arguments[1]), arguments[2], arguments[3:]
+    # Whatever else was inherited (a pipe that somebody reads to its end) must not stay open as long as the server.
+    os.closerange(3, report_fd)
+    os.closerange(report_fd + 1, os.sysconf("SC_OPEN_MAX"))
+    watched = _watch(parent, parent_started)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     # Whoever wants the server to end signals the server itself; this process must outlive it to clean up.
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
