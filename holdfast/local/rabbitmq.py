@@ -133,7 +133,7 @@ class RabbitServer(Server):
     def close_all_connections(self, reason: str = "closed by a test") -> None:
         """Closes every client connection with the AMQP error CONNECTION_FORCED."""
         # A connection registers itself without waiting; sync() returns when that has been dealt with.
-        connections = "pg_local:sync(), rabbit_networking:connections()"
+        connections = "pg_local:sync(), rabbit_networking:local_connections()"
         self.eval(f"rabbit_networking:close_connections(begin {connections} end, {_string(reason)}), ok")
 
     def purge_queue(self, vhost: str, queue: str) -> None:
@@ -187,12 +187,18 @@ class RabbitServer(Server):
         return self.program.command(self.directory, command), self._environment()
 
     def _probe(self) -> bool:
-        """Whether the listener, the last thing that a node starts, answers the AMQP header with a method."""
+        """Whether the listener answers the AMQP header with a method, and then the node says that it has booted.
+
+        It listens a moment before it counts itself among the running nodes, and in that moment some things that
+        ask for all running nodes quietly do nothing.
+        """
         try:
             with socket.create_connection((LOOPBACK, self.amqp_port), timeout=1.0) as connection:
                 connection.sendall(_AMQP_HEADER)
-                return connection.recv(1) == _METHOD_FRAME
-        except OSError:
+                if connection.recv(1) != _METHOD_FRAME:
+                    return False
+            return self.eval("rabbit:is_running()", timeout=5.0) == "true"
+        except (OSError, ServerStateError):
             return False
 
     def _environment(self) -> dict[str, str]:
