@@ -6,16 +6,16 @@ A command sent that way is never tried again by the driver.
 """
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bson import CodecOptions
-from bson.errors import InvalidDocument
+from bson.errors import BSONError, InvalidDocument
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import (
     ConfigurationError,
-    DocumentTooLarge,
     InvalidOperation,
     InvalidURI,
     OperationFailure,
@@ -52,23 +52,30 @@ class Driver:
         millis = round(timeout_seconds * 1000)
         selection = min(millis, 4000)
         try:
-            self._client: AsyncIOMotorClient[Any] = AsyncIOMotorClient(
-                url,
-                appname=APP_NAME,
-                # The engine looks ids up before it tries again; a driver that tries behind its back hides that.
-                retryWrites=False,
-                retryReads=False,
-                serverSelectionTimeoutMS=selection,
-                connectTimeoutMS=selection,
-                waitQueueTimeoutMS=selection,
-                # The server is told to give up first (maxTimeMS), because then it says so.
-                socketTimeoutMS=millis + 1000,
-            )
+            with warnings.catch_warnings():
+                # The driver warns of an option that it does not know, or whose value it does not like, and leaves it
+                # out. With options such as tls that is no way to go on.
+                warnings.simplefilter("error", UserWarning)
+                self._client: AsyncIOMotorClient[Any] = AsyncIOMotorClient(
+                    url,
+                    appname=APP_NAME,
+                    # The engine looks ids up before it tries again; a driver that tries behind its back hides that.
+                    retryWrites=False,
+                    retryReads=False,
+                    serverSelectionTimeoutMS=selection,
+                    connectTimeoutMS=selection,
+                    waitQueueTimeoutMS=selection,
+                    # The server is told to give up first (maxTimeMS), because then it says so.
+                    socketTimeoutMS=millis + 1000,
+                )
             name = database or self._client.get_default_database(DEFAULT_DATABASE).name
             self._database = self._client[name]
-        except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
+        except (InvalidURI, ConfigurationError, ValueError, TypeError, UserWarning) as error:
             # Not its message: it quotes the URL's parts, and one of them may be the password.
-            raise StoreConfigError(f"not a usable MongoDB URL: {self.place} ({type(error).__name__})") from None
+            raise StoreConfigError(
+                f"not a usable MongoDB URL: {self.place} ({type(error).__name__}); see that special characters in "
+                "user and password are percent-encoded, and that the options' names and values are right"
+            ) from None
         self.max_time_ms = millis
 
     async def command(self, command: dict[str, Any], *, tolerate: Sequence[int] = ()) -> dict[str, Any]:
@@ -81,7 +88,7 @@ class Driver:
         command.setdefault("maxTimeMS", self.max_time_ms)
         try:
             reply: dict[str, Any] = await self._database.command(command, allowable_errors=tolerate)
-        except PyMongoError as error:
+        except (PyMongoError, BSONError) as error:
             raise self._translate(error) from None
         return reply
 
@@ -90,7 +97,7 @@ class Driver:
         command.setdefault("maxTimeMS", self.max_time_ms)
         try:
             reply: RawBSONDocument = await self._database.command(command, codec_options=_RAW)
-        except PyMongoError as error:
+        except (PyMongoError, BSONError) as error:
             raise self._translate(error) from None
         return bytes(reply.raw)
 
@@ -101,10 +108,10 @@ class Driver:
         if inspect.isawaitable(closed):
             await closed
 
-    def _translate(self, error: PyMongoError) -> StoreError | ClosedError:
+    def _translate(self, error: PyMongoError | BSONError) -> StoreError | ClosedError:
         if isinstance(error, InvalidOperation):
             return ClosedError(f"the store at {self.place} was closed")
-        if isinstance(error, InvalidDocument | DocumentTooLarge):
+        if isinstance(error, InvalidDocument):  # raised before anything is sent
             return StoreError(f"MongoDB at {self.place} was not asked, the command is too large or no BSON")
         if not isinstance(error, OperationFailure):
             # The first part tells what happened where; the rest is the driver's settings and state.
