@@ -78,6 +78,8 @@ class Acknowledger:
             self._oldest += 1
         frames: list[tuple[int, bool]] = []
         if self._oldest > before:
-            frames.append((self._oldest - 1, self._oldest - before > 1))
+            # The run may go on with tags that were acknowledged one by one: naming one of these again is an error.
+            last = max(tag for tag in tags if tag < self._oldest)
+            frames.append((last, last > before))
         frames.extend((tag, False) for tag in sorted(tags) if tag >= self._oldest)
         return frames
