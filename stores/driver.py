@@ -65,6 +65,9 @@ class Driver:
                     serverSelectionTimeoutMS=selection,
                     connectTimeoutMS=selection,
                     waitQueueTimeoutMS=selection,
+                    # After an error the driver holds a server for unknown until it has heard of it again, and the
+                    # server answers as often as this if nothing has changed for it. The default is ten seconds.
+                    heartbeatFrequencyMS=1000,
                     # The server is told to give up first (maxTimeMS), because then it says so.
                     socketTimeoutMS=millis + 1000,
                 )
