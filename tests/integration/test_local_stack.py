@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import socketserver
 import subprocess
@@ -198,19 +197,22 @@ def test_servers_that_the_user_gave_are_not_started(tmp_path: Path) -> None:
         assert LocalStack(tmp_path).status().processes == {}
 
 
-def start_in_another_process(directory: Path, *, detach: bool) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def stack_of_another_process(directory: Path, *, detach: bool) -> Iterator[subprocess.Popen[str]]:
     program = (
         "import sys, holdfast.local\n"
         f"holdfast.local.LocalStack({str(directory)!r}, detach={detach}).start()\n"
         "print('up', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    return process
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def processes_of(stack: LocalStack) -> list[ProcessRef]:
@@ -220,16 +222,16 @@ def processes_of(stack: LocalStack) -> list[ProcessRef]:
 
 
 def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
-    with start_in_another_process(tmp_path, detach=False) as parent:
+    with stack_of_another_process(tmp_path, detach=False) as parent:
         servers = processes_of(LocalStack(tmp_path))
-        parent.send_signal(signal.SIGKILL)
+        parent.kill()
         assert [server.wait(10) for server in servers] == [True, True]
     assert set(LocalStack(tmp_path).status().processes.values()) == {None}
 
 
 def test_a_detached_stack_outlives_its_parent_and_can_be_joined_and_stopped(tmp_path: Path) -> None:
-    with start_in_another_process(tmp_path, detach=True) as parent:
-        parent.send_signal(signal.SIGKILL)
+    with stack_of_another_process(tmp_path, detach=True) as parent:
+        parent.kill()
     stack = LocalStack(tmp_path)
     servers = processes_of(stack)
     try:
