@@ -276,10 +276,18 @@ class Client:
 
         For the next page give the last one's version.
         """
-        command: Wire = {"op": "history", "key": key, "after_version": after_version, "limit": limit}
-        store = self._complete(command, store)
-        reply = await self._call(command, store, key, timeout, None, mutates=False)
-        return reply.events or []
+        ends = time.monotonic() + (self._timeout if timeout is None else timeout)
+        events: list[HistoryEntry] = []
+        while True:
+            command: Wire = {"op": "history", "key": key, "after_version": after_version, "limit": limit - len(events)}
+            store = self._complete(command, store)
+            left = max(0.001, ends - time.monotonic())
+            reply = await self._call(command, store, key, left, None, mutates=False)
+            events += reply.events or []
+            # Large values come on several pages.
+            if reply.next is None or len(events) >= limit:
+                return events
+            after_version = reply.next
 
     async def describe(self, *, timeout: float | None = None) -> Service:
         """What the service says of itself: partitions, stores, limits, its time."""

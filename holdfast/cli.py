@@ -228,7 +228,7 @@ def history(
         return
     table = Table("version", "type", "time", "author", "value", box=None, pad_edge=False)
     for event in events:
-        value = orjson.dumps(event["value"]).decode() if "value" in event else ""
+        value = orjson.dumps(event.get("value")).decode() if event["type"] == "saved" else ""
         when = to_datetime(event["time"]).isoformat(timespec="milliseconds")
         table.add_row(str(event["version"]), event["type"], when, event.get("author", ""), value)
     out.print(table)

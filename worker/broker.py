@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aio_pika
+import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed
 from yarl import URL
@@ -26,6 +27,12 @@ log = logging.getLogger(__name__)
 TIMEOUT = 15.0
 #: The consumer timeout of the partition queues, in milliseconds: far above anything the worker holds a message for.
 CONSUMER_TIMEOUT_MS = 6 * 3600 * 1000
+#: Characters of a dead letter's detail, which may quote what was sent: headers have to fit into one frame.
+MAX_DETAIL = 1000
+
+
+#: What the driver raises when a connection or channel is gone, or goes while it is used.
+CONNECTION_ERRORS = (AMQPError, OSError, RuntimeError)
 
 
 class BrokerLostError(HoldfastError):
@@ -177,7 +184,10 @@ class AmqpBroker:
             correlation_id=correlation_id,
             message_id=self._message_id(),
         )
-        await self._replies.default_exchange.publish(message, to, mandatory=False)
+        try:
+            await self._replies.default_exchange.publish(message, to, mandatory=False)
+        except CONNECTION_ERRORS as fault:
+            raise BrokerLostError(f"publishing a reply: {fault}") from fault
 
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
         """Put a body into the dead letter queue, with the reason in its headers."""
@@ -186,7 +196,7 @@ class AmqpBroker:
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             message_id=delivery.message_id or self._message_id(),
-            headers={REASON_HEADER: reason, DETAIL_HEADER: detail},
+            headers={REASON_HEADER: reason, DETAIL_HEADER: detail[:MAX_DETAIL]},
         )
         await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=TIMEOUT)
 
@@ -199,7 +209,8 @@ class AmqpBroker:
             body,
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            message_id=delivery.message_id or self._message_id(),
+            # It becomes the id of a command that has none, so it must be unique for ever.
+            message_id=delivery.message_id or str(uuid_utils.uuid7()),
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
             user_id=delivery.author if self._may_impersonate else None,
@@ -211,8 +222,11 @@ class AmqpBroker:
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge one delivery, or all up to it."""
-        channel = await self._inbound.get_underlay_channel()
-        await channel.basic_ack(tag, multiple=multiple, wait=False)
+        try:
+            channel = await self._inbound.get_underlay_channel()
+            await channel.basic_ack(tag, multiple=multiple, wait=False)
+        except CONNECTION_ERRORS as fault:
+            raise BrokerLostError(f"acknowledging: {fault}") from fault
 
     def _message_id(self) -> str:
         # The driver would make a UUID for a message without one.

@@ -69,8 +69,8 @@ class Forwarder:
                 self._outbox.bury(delivery, body, reason="queue_full", detail=message)
         for item in items:
             command_id = item.get("id") if isinstance(item, dict) else None
-            if not delivery.is_array:
-                command_id = command_id or delivery.message_id
+            if not isinstance(command_id, str):
+                command_id = None if delivery.is_array else delivery.message_id
             self._outbox.answer(delivery, None if answer is None else {"id": command_id, **answer})
 
 

@@ -109,7 +109,8 @@ class Worker:
             began = time.monotonic()
             try:
                 await self._run_session(topology)
-            except (BrokerLostError, StoreLostError, StoreUnavailable, AMQPError, OSError) as loss:
+            # What uses a channel that is closed meanwhile gets a RuntimeError from the driver.
+            except (BrokerLostError, StoreLostError, StoreUnavailable, AMQPError, OSError, RuntimeError) as loss:
                 losses = 1 if time.monotonic() - began > SETTLED else losses + 1
                 # Growing, so that a worker that cannot work does not wear out the messages' delivery limit;
                 # jittered, so that workers that lost one broker do not come back as one.
