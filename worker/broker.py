@@ -6,13 +6,14 @@ keep acknowledgements from draining the queues.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aio_pika
 import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
-from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed
+from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed, DeliveryError
 from yarl import URL
 
 from ..events import HoldfastError, partition_queue
@@ -31,12 +32,19 @@ CONSUMER_TIMEOUT_MS = 6 * 3600 * 1000
 MAX_DETAIL = 1000
 
 
-#: What the driver raises when a connection or channel is gone, or goes while it is used.
-CONNECTION_ERRORS = (AMQPError, OSError, RuntimeError)
-
-
 class BrokerLostError(HoldfastError):
     """The connection, a channel or a consumer is gone. What was in hand is delivered again."""
+
+
+@contextmanager
+def translated(doing: str, *, passing: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Turn what the driver raises when a connection or channel is gone, or goes while it is used, into ours."""
+    try:
+        yield
+    except passing:
+        raise
+    except (AMQPError, OSError, RuntimeError) as fault:
+        raise BrokerLostError(f"{doing}: {fault!r}") from fault
 
 
 class AmqpBroker:
@@ -184,10 +192,8 @@ class AmqpBroker:
             correlation_id=correlation_id,
             message_id=self._message_id(),
         )
-        try:
+        with translated("publishing a reply"):
             await self._replies.default_exchange.publish(message, to, mandatory=False)
-        except CONNECTION_ERRORS as fault:
-            raise BrokerLostError(f"publishing a reply: {fault}") from fault
 
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
         """Put a body into the dead letter queue, with the reason in its headers."""
@@ -198,7 +204,8 @@ class AmqpBroker:
             message_id=delivery.message_id or self._message_id(),
             headers={REASON_HEADER: reason, DETAIL_HEADER: detail[:MAX_DETAIL]},
         )
-        await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=TIMEOUT)
+        with translated("publishing a dead letter"):
+            await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=TIMEOUT)
 
     async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:
         """Send commands to the queue they belong to, with everything that tells who sent them and who waits.
@@ -216,17 +223,16 @@ class AmqpBroker:
             user_id=delivery.author if self._may_impersonate else None,
             headers={HOP_HEADER: 1},
         )
-        await self._confirmed.default_exchange.publish(
-            message, partition_queue(partition), mandatory=True, timeout=TIMEOUT
-        )
+        with translated("forwarding", passing=DeliveryError):
+            await self._confirmed.default_exchange.publish(
+                message, partition_queue(partition), mandatory=True, timeout=TIMEOUT
+            )
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge one delivery, or all up to it."""
-        try:
+        with translated("acknowledging"):
             channel = await self._inbound.get_underlay_channel()
             await channel.basic_ack(tag, multiple=multiple, wait=False)
-        except CONNECTION_ERRORS as fault:
-            raise BrokerLostError(f"acknowledging: {fault}") from fault
 
     def _message_id(self) -> str:
         # The driver would make a UUID for a message without one.

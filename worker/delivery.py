@@ -66,20 +66,23 @@ class Acknowledger:
 
     def __init__(self) -> None:
         self._oldest = 1
-        self._done: set[int] = set()
+        #: Tags above the oldest open one that are acknowledged already.
+        self._ahead: set[int] = set()
 
     def finish(self, tags: list[int]) -> list[tuple[int, bool]]:
-        """Note that these are finished. Give back (tag, multiple) pairs to acknowledge, in order."""
-        done = self._done
-        done.update(tags)
-        before = self._oldest
-        while self._oldest in done:
-            done.discard(self._oldest)
+        """Note that these are finished. Give back (tag, multiple) pairs to acknowledge, in order.
+
+        The broker closes the channel if a tag is acknowledged twice, also as the end of a multiple.
+        """
+        fresh = set(tags)
+        ahead = self._ahead
+        last, count = 0, 0
+        while self._oldest in fresh or self._oldest in ahead:
+            if self._oldest in fresh:
+                last, count = self._oldest, count + 1
+            ahead.discard(self._oldest)
             self._oldest += 1
-        frames: list[tuple[int, bool]] = []
-        if self._oldest > before:
-            # The run may go on with tags that were acknowledged one by one: naming one of these again is an error.
-            last = max(tag for tag in tags if tag < self._oldest)
-            frames.append((last, last > before))
-        frames.extend((tag, False) for tag in sorted(tags) if tag >= self._oldest)
-        return frames
+        single = sorted(tag for tag in fresh if tag >= self._oldest)
+        ahead.update(single)
+        frames = [(last, count > 1)] if count else []
+        return frames + [(tag, False) for tag in single]

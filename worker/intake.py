@@ -1,7 +1,7 @@
 """The intake: from a message's bytes to requests on the right lanes. It reads and sorts; it decides nothing."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Intake:
     def __init__(
         self,
         *,
-        lanes: Mapping[str, Lane],
+        lanes: Mapping[str, Sequence[Lane]],
         outbox: Outbox,
         partitions: int,
         max_value_bytes: int,
@@ -55,6 +55,7 @@ class Intake:
     ) -> None:
         """Make an intake.
 
+        :param lanes: of each store; a partition's commands always go to the same one.
         :param forward: takes commands that belong elsewhere; it answers for them.
         :param history: takes what is too slow for the commit loop; it answers for it.
         """
@@ -124,7 +125,8 @@ class Intake:
                     continue
             requests.setdefault(store, []).append(request)
         for store, group in requests.items():
-            self._lanes[store].add(group)
+            lanes = self._lanes[store]
+            lanes[partition % len(lanes)].add(group)
         if elsewhere:
             self._send_elsewhere(delivery, elsewhere)
 
@@ -144,7 +146,17 @@ class Intake:
     def _refuse_with(self, delivery: Delivery, command_id: str | None, answer: Wire, raw: Any) -> None:
         """Tell the sender, or, where there is nobody to tell, the operator by way of the dead letter queue."""
         if delivery.reply_to is None:
-            body = raw if isinstance(raw, bytes) else orjson.dumps(raw)
             fault = answer["error"]
-            self._outbox.bury(delivery, body, reason=fault["code"], detail=fault["message"])
+            self._outbox.bury(delivery, _body(raw, delivery), reason=fault["code"], detail=fault["message"])
         self._outbox.answer(delivery, {"id": command_id, **answer})
+
+
+def _body(raw: Any, delivery: Delivery) -> bytes:
+    """A part of a message as it came, or the whole message, where the part cannot be written again."""
+    if isinstance(raw, bytes):
+        return raw
+    try:
+        return orjson.dumps(raw)
+    except TypeError:
+        # An integer beyond 64 bits, or nested too deep.
+        return delivery.body

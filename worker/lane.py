@@ -1,4 +1,7 @@
-"""A lane: the group-commit loop of one store. Each store has its own, so that one that hangs holds up no other."""
+"""A lane: the group-commit loop over a share of the partitions, for one store.
+
+Each store has lanes of its own, so that one that hangs holds up no other.
+"""
 
 import asyncio
 import logging

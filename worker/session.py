@@ -42,9 +42,13 @@ class Session:
         self._service_time = service_time
         self._outbox = Outbox(broker, stamp=self._stamp)
         self._lanes = {
-            store: Lane(engine, answered=self._answered, failed=self._failed, patience=options.store_patience)
+            store: [
+                Lane(engine, answered=self._answered, failed=self._failed, patience=options.store_patience)
+                for _ in range(min(options.lanes, topology.partitions))
+            ]
             for store, engine in engines.items()
         }
+        self._engines = engines
         self._forwarder = Forwarder(outbox=self._outbox, partitions=topology.partitions, publish=broker.forward)
         self._intake = Intake(
             lanes=self._lanes,
@@ -68,8 +72,9 @@ class Session:
         """
         broker = self._broker
         try:
-            for lane in self._lanes.values():
-                self._beside(lane.run())
+            for lanes in self._lanes.values():
+                for lane in lanes:
+                    self._beside(lane.run())
             self._beside(self._outbox.run())
             self._beside(self._run_ingress())
             await broker.consume(self._intake.take, self._ingress.put_nowait)
@@ -126,13 +131,17 @@ class Session:
 
     async def _history(self, delivery: Delivery, command: HistoryCommand) -> None:
         try:
-            entries, following = await self._lanes[command.store].engine.history(
+            entries, following = await self._engines[command.store].history(
                 command.key, after_version=command.after_version, limit=command.limit
             )
         except StoreUnavailable:
             answer = error(Status.UNAVAILABLE, "store_away", "the store cannot be reached at the moment")
         else:
-            events = [entry.model_dump(exclude_none=True) for entry in entries]
+            # Of an event that saved null, null is the value, and not the lack of one.
+            events = [
+                ({"value": None} if entry.type == "saved" else {}) | entry.model_dump(exclude_none=True)
+                for entry in entries
+            ]
             answer = {"status": "ok", "events": events, "next": following}
         self._outbox.answer(delivery, {"id": command.id, **answer})
 
