@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable
+from ..events.limits import REPLY_MESSAGE_BYTES
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
 from .batch import Batch, Request, is_write
 from .decide import NEVER, answer_again, head_of
@@ -25,6 +26,8 @@ from .plan import Plan, Step, make_plan
 
 #: Decisions older than this are made again before they are appended (seconds, suspended time included).
 DECISION_LIFETIME = 60.0
+#: Events that are read at a time for a page of a history: each may have a value of the largest size.
+HISTORY_READ = 32
 
 
 def boot_time() -> float:
@@ -33,7 +36,11 @@ def boot_time() -> float:
 
 
 class Engine:
-    """Applies batches to one store. One batch at a time: a second append in flight would make outcomes ambiguous."""
+    """Applies batches to one store.
+
+    Batches may be applied at the same time if they share no key: two appends in flight for one key would cost
+    each other a retry, and make an unknown outcome ambiguous.
+    """
 
     def __init__(
         self,
@@ -296,24 +303,36 @@ class Engine:
     async def history(self, key: str, *, after_version: int, limit: int) -> tuple[list[HistoryEntry], int | None]:
         """A page of a key's events, oldest first, and where the next one begins.
 
+        A page ends early where its values would not fit into one reply; one event it always has, if there is one.
+
         :raises StoreUnavailable: if the store cannot be reached.
         """
-        events = await self.store.history(key, after_version=after_version, limit=limit + 1)
-        page = events[:limit]
-        entries = [
-            HistoryEntry(
-                version=event.version,
-                type=event.type,
-                etag=event.etag,
-                id=event.id,
-                time=event.time,
-                value=event.value,
-                author=event.author,
-                metadata=event.metadata,
-            )
-            for event in page
-        ]
-        return entries, page[-1].version if len(events) > limit else None
+        page: list[HistoryEntry] = []
+        size = 0
+        while True:
+            wanted = min(HISTORY_READ, limit + 1 - len(page))
+            events = await self.store.history(key, after_version=after_version, limit=wanted)
+            for event in events:
+                size += len(orjson.dumps(event.value))
+                if len(page) == limit or (page and size > REPLY_MESSAGE_BYTES):
+                    return page, after_version
+                page.append(_entry_of(event))
+                after_version = event.version
+            if len(events) < wanted:
+                return page, None
+
+
+def _entry_of(event: Event) -> HistoryEntry:
+    return HistoryEntry(
+        version=event.version,
+        type=event.type,
+        etag=event.etag,
+        id=event.id,
+        time=event.time,
+        value=event.value,
+        author=event.author,
+        metadata=event.metadata,
+    )
 
 
 def wants_current(request: Request) -> bool:
