@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -177,14 +178,23 @@ def test_mongodb_finds_its_data_when_its_port_is_taken(own_mongo: Callable[..., 
 # The stack.
 
 
-def test_a_stack_keeps_its_data_and_its_addresses(tmp_path: Path) -> None:
-    with LocalStack(tmp_path / "stack") as first:
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a stack, which is gone afterwards with all that runs in it."""
+    directory = tmp_path / "stack"
+    yield directory
+    LocalStack(directory).stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_stack_keeps_its_data_and_its_addresses(directory: Path) -> None:
+    with LocalStack(directory) as first:
         put(first.amqp_url, b"kept")
         with log_of(first.mongo_url) as log:
             log.insert_one({"_id": 1})
-        assert (tmp_path / "stack/stack.json").stat().st_mode & 0o777 == 0o600
-    assert LocalStack(tmp_path / "stack").status().processes == {}
-    with LocalStack(tmp_path / "stack") as again:
+        assert (directory / "stack.json").stat().st_mode & 0o777 == 0o600
+    assert LocalStack(directory).status().processes == {}
+    with LocalStack(directory) as again:
         assert again == first
         assert get(again.amqp_url) == b"kept"
         with log_of(again.mongo_url) as log:
@@ -221,18 +231,18 @@ def processes_of(stack: LocalStack) -> list[ProcessRef]:
     return [ref for ref in found if ref is not None]
 
 
-def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
-    with stack_of_another_process(tmp_path, detach=False) as parent:
-        servers = processes_of(LocalStack(tmp_path))
+def test_nothing_outlives_a_killed_parent(directory: Path) -> None:
+    with stack_of_another_process(directory, detach=False) as parent:
+        servers = processes_of(LocalStack(directory))
         parent.kill()
         assert [server.wait(10) for server in servers] == [True, True]
-    assert set(LocalStack(tmp_path).status().processes.values()) == {None}
+    assert set(LocalStack(directory).status().processes.values()) == {None}
 
 
-def test_a_detached_stack_outlives_its_parent_and_can_be_joined_and_stopped(tmp_path: Path) -> None:
-    with stack_of_another_process(tmp_path, detach=True) as parent:
+def test_a_detached_stack_outlives_its_parent_and_can_be_joined_and_stopped(directory: Path) -> None:
+    with stack_of_another_process(directory, detach=True) as parent:
         parent.kill()
-    stack = LocalStack(tmp_path)
+    stack = LocalStack(directory)
     servers = processes_of(stack)
     try:
         assert stack.start() == stack.status().addresses
