@@ -30,9 +30,9 @@ check: ## lint, formatting and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy -p holdfast
-	@.venv/bin/mypy tests/conftest.py
+	@.venv/bin/mypy tests/*.py
 	@for folder in $(dir $(wildcard tests/*/conftest.py)) $(dir $(wildcard tests/*/test_*.py)); do \
-	    echo "$$folder"; done | sort -u | while read -r folder; do .venv/bin/mypy "$$folder" || exit 1; done
+	    echo "$$folder"; done | sort -u | while read -r folder; do MYPYPATH=tests .venv/bin/mypy "$$folder" || exit 1; done
 
 up: ## start RabbitMQ, MongoDB and a worker on this machine, in the background
 	@sh scripts/bootstrap
