@@ -35,18 +35,16 @@ def check_id(command_id: str) -> str:
 
 
 def _check_text(text: str, field: str, limit: int) -> str:
-    # A character takes four bytes at most, so that short texts need no encoding to be measured.
     if not text:
         raise InvalidError("must not be empty", code=f"bad_{field}", field=field)
     if "\0" in text:
         raise InvalidError("must not hold the character NUL", code=f"bad_{field}", field=field)
-    if len(text) * 4 > limit:
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            raise InvalidError("is not Unicode text", code=f"bad_{field}", field=field) from None
-        if size > limit:
-            raise InvalidError(f"is limited to {limit} bytes, not {size}", code=f"bad_{field}", field=field)
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidError("is not Unicode text", code=f"bad_{field}", field=field) from None
+    if size > limit:
+        raise InvalidError(f"is limited to {limit} bytes, not {size}", code=f"bad_{field}", field=field)
     return text
 
 
@@ -75,7 +73,8 @@ class _Command(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     #: The protocol version, so that old and new can meet.
-    v: Literal[1] = PROTOCOL_VERSION
+    #: Not a Literal, which would take ``true`` and ``1.0`` for it.
+    v: Annotated[int, Field(ge=PROTOCOL_VERSION, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     #: With store and key the identity for "nothing happens twice".
     id: CommandId
     #: When the sender sent it. Commands from before the fence window are refused.

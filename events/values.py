@@ -12,7 +12,8 @@ def check_value(value: Any) -> Any:
     """Give the value back if it can be kept exactly.
 
     Kept exactly are None, bool, int of 64 bits, finite float, str, and lists, tuples (they come back as
-    lists) and dicts with string keys of these, at most 100 levels deep.
+    lists) and dicts with string keys of these, at most 100 levels deep. That strings are Unicode text is not
+    looked at: ``encode`` refuses lone surrogates, and in JSON that was read there are none.
 
     :raises InvalidError: for anything else; ``field`` names the place, as in ``value.items[3]``.
     """
