@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..events import DeleteCommand, ReadCommand, SaveCommand
-from .decide import Answer, id_reused
+from .decide import Answer
 
 KeyOperation = SaveCommand | DeleteCommand | ReadCommand
 
@@ -40,17 +40,17 @@ class Batch:
 
     pending: list[Request]
     uncertain: bool = False
-    _repeats: dict[str, list[Request]] = field(default_factory=dict)
+    _repeats: dict[Request, list[Request]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, requests: list[Request]) -> "Batch":
-        """Fold deliveries of one id into one: the second shares the answer of the first.
+        """Fold deliveries of one command into one: the second shares the answer of the first.
 
         Without that, a client's retry that meets the original in one batch would get a conflict for its own
-        success.
+        success. Different commands under one id are not folded: the log tells which of them the id belongs to.
         """
         first: dict[str, Request] = {}
-        repeats: dict[str, list[Request]] = {}
+        repeats: dict[Request, list[Request]] = {}
         pending: list[Request] = []
         for request in requests:
             command = request.command
@@ -58,20 +58,18 @@ class Batch:
                 pending.append(request)
                 continue
             original = first.setdefault(command.id, request)
-            if original is request:
-                pending.append(request)
-            elif same_command(original, request):
-                repeats.setdefault(command.id, []).append(request)
+            if original is not request and same_command(original, request):
+                repeats.setdefault(original, []).append(request)
                 original.redelivered = original.redelivered or request.redelivered
             else:
-                request.answer = id_reused()
+                pending.append(request)
         return cls(pending, _repeats=repeats)
 
     def settle(self) -> None:
         """Drop what has its final answer from ``pending``, and hand the answer to folded repeats."""
         for request in self.pending:
             if request.answer is not None and self._repeats:
-                for repeat in self._repeats.pop(request.command.id, ()):
+                for repeat in self._repeats.pop(request, ()):
                     repeat.answer = request.answer
         self.pending = [request for request in self.pending if request.answer is None]
 
@@ -82,19 +80,22 @@ class Batch:
             Batch(
                 [request],
                 uncertain=self.uncertain,
-                _repeats={id_: repeats[id_]} if (id_ := request.command.id) in repeats else {},
+                _repeats={request: repeats[request]} if request in repeats else {},
             )
             for request in self.pending
         ]
 
 
 def same_command(one: Request, other: Request) -> bool:
-    """Whether two requests under one id are deliveries of one command."""
+    """Whether two requests under one id are deliveries of one command, and ask for the same answer."""
+    if isinstance(one.command, ReadCommand) or isinstance(other.command, ReadCommand):
+        return False
     return (
         one.command.key == other.command.key
         and one.command.op == other.command.op
         and one.author == other.author
         and one.digest == other.digest
+        and one.command.return_current == other.command.return_current
     )
 
 

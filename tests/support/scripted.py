@@ -1,0 +1,205 @@
+"""A store that follows a script: calls that fail, hang or see the past, and other workers that come in between."""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import Any, TypeAlias
+
+from holdfast.events import Event, Record, StoreUnavailable, Topology
+from holdfast.stores import Appended, EventStore, Fence, Head, KeyPage, MemoryStore, Outcome
+
+Proceed: TypeAlias = Callable[[], Awaitable[Any]]
+#: Stands in for one call: it is given the real one, to make it or not, and the call's first argument.
+Step: TypeAlias = Callable[[Proceed, Any], Awaitable[Any]]
+
+
+class ScriptedStore:
+    """Everything goes to a store in memory, except where the script says otherwise.
+
+    ``script`` puts steps before the next calls of a method, one for each call. ``fall_behind`` lets unfenced reads
+    see the log as it is now, whatever is appended later, as a deposed primary does that has not noticed yet.
+    """
+
+    def __init__(self, inner: MemoryStore) -> None:
+        self.inner = inner
+        self.calls: Counter[str] = Counter()
+        #: The records of every append that was asked for.
+        self.asked: list[list[Record]] = []
+        self._steps: defaultdict[str, deque[Step]] = defaultdict(deque)
+        self._past: MemoryStore | None = None
+
+    @classmethod
+    async def opened(cls) -> "ScriptedStore":
+        """An empty one."""
+        store = cls(MemoryStore())
+        await store.open()
+        return store
+
+    def script(self, method: str, *steps: Step) -> None:
+        """Put steps before the next calls of a method."""
+        self._steps[method].extend(steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the script was played."""
+        return not any(self._steps.values())
+
+    async def fall_behind(self) -> None:
+        """From now on, reads without a fence see the log as it is at this moment."""
+        past = MemoryStore()
+        await past.open()
+        await past.append([record async for record in self.inner.scan()])
+        self._past = past
+
+    def catch_up(self) -> None:
+        """Reads without a fence see the log as it is, again."""
+        self._past = None
+
+    async def log(self) -> list[Record]:
+        """Everything that is in the log, in its order."""
+        return [record async for record in self.inner.scan()]
+
+    async def versions_of(self, key: str) -> list[int]:
+        """The versions that the log has of a key."""
+        return [record.version for record in await self.log() if isinstance(record, Event) and record.key == key]
+
+    def _seen(self, after: Fence | None) -> MemoryStore:
+        return self.inner if after is not None or self._past is None else self._past
+
+    async def _call(self, method: str, argument: Any, proceed: Proceed) -> Any:
+        self.calls[method] += 1
+        steps = self._steps[method]
+        return await (steps.popleft()(proceed, argument) if steps else proceed())
+
+    async def open(self) -> None:
+        await self.inner.open()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def health(self) -> None:
+        await self._call("health", None, self.inner.health)
+
+    async def service_time(self) -> int:
+        time: int = await self._call("service_time", None, self.inner.service_time)
+        return time
+
+    async def agree(self, proposal: Topology) -> Topology:
+        return await self.inner.agree(proposal)
+
+    async def append(self, records: Sequence[Record]) -> Appended:
+        self.asked.append(list(records))
+        appended: Appended = await self._call("append", records, lambda: self.inner.append(records))
+        return appended
+
+    async def fence(self) -> Fence:
+        fence: Fence = await self._call("fence", None, self.inner.fence)
+        return fence
+
+    async def heads(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, Head]:
+        heads: dict[str, Head] = await self._call("heads", keys, lambda: self._seen(after).heads(keys, after=after))
+        return heads
+
+    async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
+        versions: dict[str, int] = await self._call(
+            "versions", keys, lambda: self._seen(after).versions(keys, after=after)
+        )
+        return versions
+
+    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+        events: dict[tuple[str, int], Event] = await self._call(
+            "events", places, lambda: self._seen(None).events(places)
+        )
+        return events
+
+    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
+        found: dict[str, Record] = await self._call("find", ids, lambda: self._seen(after).find(ids, after=after))
+        return found
+
+    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
+        events: list[Event] = await self._call(
+            "history", key, lambda: self._seen(None).history(key, after_version=after_version, limit=limit)
+        )
+        return events
+
+    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+        return await self._seen(None).keys(prefix, after=after, limit=limit)
+
+    def scan(self) -> AsyncIterator[Record]:
+        return self._seen(None).scan()
+
+
+async def lost_before(proceed: Proceed, records: Sequence[Record]) -> Appended:
+    """An append that never arrived; its caller cannot know."""
+    return unknown(records)
+
+
+async def lost_after(proceed: Proceed, records: Sequence[Record]) -> Appended:
+    """An append that landed, but whose answer was lost."""
+    await proceed()
+    return unknown(records)
+
+
+async def away(proceed: Proceed, argument: Any) -> Any:
+    """A call that finds no database."""
+    raise StoreUnavailable("scripted: the database is away")
+
+
+async def as_it_is(proceed: Proceed, argument: Any) -> Any:
+    """A call as if there were no script."""
+    return await proceed()
+
+
+class InFlight:
+    """An append whose answer is lost, and which lands only when the test says so, if at all."""
+
+    def __init__(self) -> None:
+        self._proceed: Proceed | None = None
+
+    async def __call__(self, proceed: Proceed, records: Sequence[Record]) -> Appended:
+        self._proceed = proceed
+        return unknown(records)
+
+    async def land(self) -> Appended:
+        """Now it arrives."""
+        assert self._proceed is not None, "the append was never sent"
+        appended: Appended = await self._proceed()
+        return appended
+
+
+def raising(error: Exception) -> Step:
+    """A call that fails with that error."""
+
+    async def step(proceed: Proceed, argument: Any) -> Any:
+        raise error
+
+    return step
+
+
+def meanwhile(action: Callable[[], Awaitable[Any]]) -> Step:
+    """A call before which something else happens."""
+
+    async def step(proceed: Proceed, argument: Any) -> Any:
+        await action()
+        return await proceed()
+
+    return step
+
+
+def thereafter(action: Callable[[], Awaitable[Any]]) -> Step:
+    """A call after which something else happens, before its caller goes on."""
+
+    async def step(proceed: Proceed, argument: Any) -> Any:
+        result = await proceed()
+        await action()
+        return result
+
+    return step
+
+
+def unknown(records: Sequence[Record]) -> Appended:
+    """What a store says when it cannot tell what became of an append."""
+    return Appended([Outcome.UNKNOWN] * len(records), None)
+
+
+def _is_a_store(store: ScriptedStore) -> EventStore:
+    return store

@@ -1,0 +1,124 @@
+"""What a delivery tells about its message, and which deliveries are acknowledged when."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.events.topology import HOP_HEADER
+from holdfast.worker.delivery import Acknowledger, Delivery
+
+
+class StrictChannel:
+    """Deliveries as RabbitMQ keeps them: an acknowledgement of a tag that is not open closes the channel."""
+
+    def __init__(self, tags: int) -> None:
+        self.open = set(range(1, tags + 1))
+
+    def acknowledge(self, tag: int, *, multiple: bool) -> set[int]:
+        assert tag in self.open, f"PRECONDITION_FAILED - unknown delivery tag {tag}"
+        gone = {open_ for open_ in self.open if open_ <= tag} if multiple else {tag}
+        self.open -= gone
+        return gone
+
+
+@st.composite
+def finishings(draw: st.DrawFn) -> list[list[int]]:
+    """Tags 1 to n in any order, cut into rounds."""
+    tags = draw(st.permutations(range(1, draw(st.integers(1, 30)) + 1)))
+    cuts = sorted(draw(st.sets(st.integers(0, len(tags)))) | {0, len(tags)})
+    return [tags[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+
+
+@given(finishings())
+def test_every_delivery_is_acknowledged_once_and_at_once(rounds: list[list[int]]) -> None:
+    """Whatever the order in which deliveries finish, each round acknowledges exactly those that finished in it."""
+    acknowledger = Acknowledger()
+    channel = StrictChannel(sum(map(len, rounds)))
+    for finished in rounds:
+        gone: set[int] = set()
+        for tag, multiple in acknowledger.finish(finished):
+            gone |= channel.acknowledge(tag, multiple=multiple)
+        assert gone == set(finished)
+    assert not channel.open
+
+
+def test_a_run_from_the_oldest_takes_one_frame() -> None:
+    """Given ten deliveries in hand, when the first nine finish together, then one frame acknowledges them all."""
+    assert Acknowledger().finish([3, 1, 2, 9, 4, 8, 5, 6, 7]) == [(9, True)]
+
+
+def test_a_slow_delivery_holds_up_no_other() -> None:
+    """Given a first delivery that takes long, when later ones finish, then they are acknowledged without it."""
+    acknowledger = Acknowledger()
+    assert acknowledger.finish([3, 2]) == [(2, False), (3, False)]
+    assert acknowledger.finish([1]) == [(1, False)]
+    assert acknowledger.finish([4, 5]) == [(5, True)]
+
+
+def test_what_was_acknowledged_alone_never_ends_a_run() -> None:
+    """Given one acknowledged alone, when the gap before it closes, then the frame names a tag that is still open.
+
+    RabbitMQ closes the channel for an acknowledgement that names a tag which was acknowledged before.
+    """
+    acknowledger = Acknowledger()
+    assert acknowledger.finish([3]) == [(3, False)]
+    assert acknowledger.finish([1, 2]) == [(2, True)]
+
+
+def test_nothing_finished_takes_no_frame() -> None:
+    """Given deliveries in hand, when none has finished, then nothing is acknowledged."""
+    assert Acknowledger().finish([]) == []
+
+
+def message(**properties: Any) -> AbstractIncomingMessage:
+    """An incoming message as the driver gives it."""
+    fields: dict[str, Any] = {
+        "delivery_tag": 7,
+        "body": b"{}",
+        "reply_to": "amq.gen-1",
+        "correlation_id": "c",
+        "message_id": "m",
+        "user_id": "ada",
+        "redelivered": False,
+        "headers": {},
+    }
+    return cast("AbstractIncomingMessage", SimpleNamespace(**fields | properties))
+
+
+def test_properties_are_taken_over() -> None:
+    """Given a first delivery, when it is read, then everything that answers need is there and nothing is suspected."""
+    delivery = Delivery.of(message())
+    assert (delivery.tag, delivery.body, delivery.reply_to, delivery.correlation_id) == (7, b"{}", "amq.gen-1", "c")
+    assert (delivery.message_id, delivery.author) == ("m", "ada")
+    assert not (delivery.redelivered or delivery.suspect or delivery.hopped or delivery.reply_address_is_reserved)
+
+
+def test_an_empty_reply_address_is_none() -> None:
+    """Given an empty reply_to, when it is read, then there is nobody to answer."""
+    assert Delivery.of(message(reply_to="")).reply_to is None
+
+
+@pytest.mark.parametrize(("failed_before", "suspect"), [(0, False), (1, False), (2, True), (50, True), ("2", False)])
+def test_suspect_from_the_third_delivery_on(failed_before: object, suspect: bool) -> None:
+    """Given deliveries that failed before, when there were two of them, then this third one is suspect."""
+    delivery = Delivery.of(message(redelivered=True, headers={"x-delivery-count": failed_before}))
+    assert delivery.suspect is suspect
+    assert delivery.redelivered
+
+
+def test_a_forwarded_message_is_known_by_its_header() -> None:
+    """Given the hop header, when it is read, then the message counts as forwarded."""
+    assert Delivery.of(message(headers={HOP_HEADER: 1})).hopped
+
+
+@pytest.mark.parametrize(
+    ("address", "reserved"),
+    [("holdfast.commands.3", True), ("holdfast.dead", True), ("holdfast-app", False), ("my.holdfast.", False)],
+)
+def test_own_queues_are_no_reply_address(address: str, reserved: bool) -> None:
+    """Given a reply_to, when it starts with the reserved prefix, then it is refused."""
+    assert Delivery.of(message(reply_to=address)).reply_address_is_reserved is reserved
