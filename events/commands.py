@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from .errors import InvalidError
 from .limits import (
     MAX_ID_BYTES,
+    MAX_INT,
     MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
     MAX_METADATA_ENTRIES,
@@ -124,7 +125,7 @@ class HistoryCommand(_KeyCommand):
 
     op: Literal["history"]
     #: Only events of later versions.
-    after_version: Annotated[int, Field(ge=0)] = 0
+    after_version: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
 
 

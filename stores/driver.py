@@ -38,6 +38,9 @@ PERMANENT_CODES: Final = frozenset(
     {2, 9, 14, 20, 26, 59, 72, 73, 85, 86, 115, 121, 166, 10334, 17280, 40324, 40415},
 )
 
+#: What the driver raises: errors of its own, and, before it sends anything, those of what cannot be BSON.
+_FAILURES: Final = (PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
+
 _RAW: Final = CodecOptions(document_class=RawBSONDocument)
 
 
@@ -91,7 +94,7 @@ class Driver:
         command.setdefault("maxTimeMS", self.max_time_ms)
         try:
             reply: dict[str, Any] = await self._database.command(command, allowable_errors=tolerate)
-        except (PyMongoError, BSONError) as error:
+        except _FAILURES as error:
             raise self._translate(error) from None
         return reply
 
@@ -100,7 +103,7 @@ class Driver:
         command.setdefault("maxTimeMS", self.max_time_ms)
         try:
             reply: RawBSONDocument = await self._database.command(command, codec_options=_RAW)
-        except (PyMongoError, BSONError) as error:
+        except _FAILURES as error:
             raise self._translate(error) from None
         return bytes(reply.raw)
 
@@ -111,11 +114,11 @@ class Driver:
         if inspect.isawaitable(closed):
             await closed
 
-    def _translate(self, error: PyMongoError | BSONError) -> StoreError | ClosedError:
+    def _translate(self, error: Exception) -> StoreError | ClosedError:
         if isinstance(error, InvalidOperation):
             return ClosedError(f"the store at {self.place} was closed")
-        if isinstance(error, InvalidDocument):  # raised before anything is sent
-            return StoreError(f"MongoDB at {self.place} was not asked, the command is too large or no BSON")
+        if isinstance(error, InvalidDocument | OverflowError | UnicodeEncodeError):
+            return StoreError(f"MongoDB at {self.place} was not asked: the command is too large or cannot be BSON")
         if not isinstance(error, OperationFailure):
             # The first part tells what happened where; the rest is the driver's settings and state.
             what = str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]

@@ -57,6 +57,8 @@ def judge(reply: Mapping[str, Any], sent: int) -> Judgement:
             return Judgement(landed, Verdict.ID_TAKEN)
         if fields == ["key", "version"]:
             return Judgement(landed, Verdict.VERSION_TAKEN)
+        if not fields:
+            return unknown
         return Judgement(landed, Verdict.REFUSED, f"a unique index on {fields} that is not Holdfast's")
     if code in PERMANENT_CODES:
         return Judgement(landed, Verdict.REFUSED, f"code {code}")

@@ -270,6 +270,18 @@ async def test_a_document_that_is_too_large(store: MongoStore) -> None:
     assert await store.versions(["a", "b"]) == {}
 
 
+async def test_what_cannot_be_asked(store: MongoStore) -> None:
+    """Keys and versions that MongoDB has no form for are errors of ours."""
+    for call in (
+        store.heads(["\ud800"]),
+        store.find(["\ud800"]),
+        store.events([("a", 2**63)]),
+        store.history("a", after_version=2**64),
+    ):
+        with pytest.raises(StoreError, match="was not asked"):
+            await call
+
+
 @pytest.mark.parametrize("options", ["", "&retryWrites=true&retryReads=true"])
 async def test_an_insert_is_never_repeated_by_the_driver(failing: MongoReplicaSet, options: str) -> None:
     """A lost answer leaves the outcome unknown, whatever the URL says about retries."""

@@ -59,7 +59,7 @@ GOOD: dict[str, list[Any]] = {
     "return_current": [True, False],
     "metadata": METADATA,
     "consistency": ["strong", "eventual"],
-    "after_version": [0, 1, 2**63],
+    "after_version": [0, 1, 2**63 - 1],
     "limit": [1, 1000],
 }
 BAD: dict[str, list[Any]] = {
@@ -75,7 +75,7 @@ BAD: dict[str, list[Any]] = {
     "return_current": [None, 0, 1, "true"],
     "metadata": NO_METADATA,
     "consistency": ["", "linearizable", None, 1],
-    "after_version": [-1, None, 1.0, "1", True],
+    "after_version": [-1, 2**63, 2**64, None, 1.0, "1", True],
     "limit": [0, 1001, -1, None, 1.0, "1", True],
 }
 COMMON = ["v", "id", "sent_at", "deadline"]
