@@ -119,7 +119,9 @@ class EventStore(Protocol):
     async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
         """As ``heads``, the version alone, which an index can answer."""
 
-    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+    async def events(
+        self, places: Collection[tuple[str, int]], *, after: Fence | None = None
+    ) -> dict[tuple[str, int], Event]:
         """The events at (key, version), as far as there are any."""
 
     async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:

@@ -108,9 +108,11 @@ class MemoryStore:
         self._check_fence(after)
         return {key: self._by_key[key][-1].version for key in keys if key in self._by_key}
 
-    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+    async def events(
+        self, places: Collection[tuple[str, int]], *, after: Fence | None = None
+    ) -> dict[tuple[str, int], Event]:
         """The events at (key, version), as far as there are any."""
-        self._check_open()
+        self._check_fence(after)
         found = ((place, self._at(*place)) for place in places)
         return {place: _thaw(event) for place, event in found if event is not None}
 

@@ -2,11 +2,9 @@
 
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,7 +13,19 @@ from ..events.commands import StoreName
 from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, id_of, to_millis, to_record
 from .driver import Driver
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
-from .setup import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, VERSION_INDEX, newest, prepare
+from .queries import (
+    HAS_VERSION,
+    HEAD_GROUP,
+    KEY_GROUP,
+    NEWEST_FIRST,
+    VERSION_GROUP,
+    VERSION_INDEX,
+    MongoFence,
+    key_range,
+    newest,
+    read_concern,
+)
+from .setup import prepare
 from .verdicts import DUPLICATE_KEY, Verdict, judge
 
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
@@ -31,16 +41,12 @@ _ONE_BATCH: Final = 1_000_000
 
 _SCAN_PAGE: Final = 1000
 
+#: So often a page of keys is looked for among all versions before the versions are skipped.
+_KEY_ROUNDS: Final = 8
+
 _TOPOLOGY_ID: Final = "holdfast"
 
 _store_name: TypeAdapter[str] = TypeAdapter(StoreName)
-
-
-@dataclass(frozen=True, slots=True)
-class MongoFence:
-    """The time of a majority write in the replica set's log. A majority read after it sees all that came before."""
-
-    time: Timestamp
 
 
 class MongoStore:
@@ -205,7 +211,9 @@ class MongoStore:
             rest = [key for key in rest if key not in seen]
         return found
 
-    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+    async def events(
+        self, places: Collection[tuple[str, int]], *, after: Fence | None = None
+    ) -> dict[tuple[str, int], Event]:
         """The events at (key, version), as far as there are any."""
         found: dict[tuple[str, int], Event] = {}
         rest = set(places)
@@ -216,7 +224,7 @@ class MongoStore:
                 by_version.setdefault(version, []).append(key)
             conditions = [{"version": version, "key": {"$in": keys}} for version, keys in by_version.items()]
             condition = conditions[0] if len(conditions) == 1 else {"$or": conditions}
-            rows, complete = await self._find(condition, hint=VERSION_INDEX)
+            rows, complete = await self._find(condition, after, hint=VERSION_INDEX)
             events = [event for event in map(to_record, rows) if isinstance(event, Event)]
             found |= {(event.key, event.version): event for event in events}
             if complete:
@@ -253,18 +261,40 @@ class MongoStore:
         return found
 
     async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
-        """Keys that have an event, in byte order, each found by one seek into the index."""
-        condition = key_range(prefix, after)
-        # The skip scan gives the keys in the index's order and stops at the limit, but no one has promised that …
-        rows, _ = await self._aggregate(newest(condition, KEY_GROUP, {"$limit": limit + 1}), None)
+        """Keys that have an event, in byte order, out of the index alone."""
+        found: list[str] = []
+        for _ in range(_KEY_ROUNDS):
+            condition = {"key": key_range(prefix, found[-1] if found else after), **HAS_VERSION}
+            rows, complete = await self._find(
+                condition,
+                projection={"_id": 0, "key": 1},
+                sort=NEWEST_FIRST["$sort"],
+                limit=limit + 1,
+                hint=VERSION_INDEX,
+            )
+            found += dict.fromkeys(row["key"] for row in rows)
+            if len(found) > limit or (complete and len(rows) <= limit):
+                break
+        else:
+            found += await self._skip_to_keys(key_range(prefix, found[-1]), limit + 1 - len(found))
+        return KeyPage(found[:limit], found[limit - 1] if len(found) > limit else None)
+
+    async def _skip_to_keys(self, condition: dict[str, str], limit: int) -> list[str]:
+        """The first keys in a range, one seek each: for keys of many versions.
+
+        For others it costs more than it saves, because MongoDB goes on seeking past the limit, for 4 MiB of keys.
+        """
+        # A skip scan gives the keys in the index's order, so that the limit cuts off the last ones, but no one has
+        # promised that …
+        rows, _ = await self._aggregate(newest(condition, KEY_GROUP, {"$limit": limit}), None)
         keys = [row["_id"] for row in rows]
         if any(one >= other for one, other in pairwise(keys)):
             # … so that without this order the keys have to be sorted before the limit is put on them.
             rows, _ = await self._aggregate(
-                newest(condition, KEY_GROUP, {"$sort": {"_id": 1}}, {"$limit": limit + 1}), None
+                newest(condition, KEY_GROUP, {"$sort": {"_id": 1}}, {"$limit": limit}), None
             )
             keys = [row["_id"] for row in rows]
-        return KeyPage(keys[:limit], keys[limit - 1] if len(keys) > limit else None)
+        return keys
 
     async def scan(self) -> AsyncIterator[Record]:
         """Every record that is there throughout, in the order of the ids."""
@@ -285,7 +315,7 @@ class MongoStore:
             "pipeline": pipeline,
             "cursor": {"batchSize": _ONE_BATCH},
             "hint": VERSION_INDEX,
-            "readConcern": _read_concern(after),
+            "readConcern": read_concern(after),
         }
         reply = await self._opened.command(command)
         return await self._first_batch(reply)
@@ -297,7 +327,7 @@ class MongoStore:
 
     async def _rows(self, command: dict[str, Any], after: Fence | None) -> tuple[list[dict[str, Any]], bool]:
         command["batchSize"] = _ONE_BATCH
-        command["readConcern"] = _read_concern(after)
+        command["readConcern"] = read_concern(after)
         return await self._first_batch(decode_reply(await self._opened.raw_command(command)))
 
     async def _first_batch(self, reply: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
@@ -318,20 +348,6 @@ class MongoStore:
         return self._driver
 
 
-def key_range(prefix: str, after: str | None) -> dict[str, str]:
-    """The condition on keys that start with the prefix and come after another key."""
-    condition = {"$gte": prefix}
-    if after is not None and after >= prefix:
-        condition = {"$gt": after}
-    # The first text that no longer starts with the prefix: its last character that has a successor is moved on.
-    # Between U+D7FF and U+E000 there are no characters.
-    stem = prefix.rstrip("\U0010ffff")
-    if stem:
-        code = ord(stem[-1]) + 1
-        condition["$lt"] = stem[:-1] + chr(0xE000 if code == 0xD800 else code)
-    return condition
-
-
 def _part(documents: list[bytes], start: int) -> list[bytes]:
     """As many documents from ``start`` on as fit into one command, at least one."""
     size = 0
@@ -344,11 +360,3 @@ def _part(documents: list[bytes], start: int) -> list[bytes]:
 
 def _unknown(records: Sequence[Record]) -> Appended:
     return Appended([Outcome.UNKNOWN] * len(records), None)
-
-
-def _read_concern(after: Fence | None) -> dict[str, Any]:
-    if after is None:
-        return {"level": "majority"}
-    if not isinstance(after, MongoFence):
-        raise TypeError(f"not a fence of this store: {after!r}")
-    return {"level": "majority", "afterClusterTime": after.time}

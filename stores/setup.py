@@ -5,39 +5,19 @@ from typing import Any, Final
 
 from ..events import StoreConfigError, StoreError, StoreUnavailable
 from .driver import AccessRefused, Driver
+from .queries import HAS_VERSION, HEAD_GROUP, NEWEST_FIRST, VERSION_GROUP, VERSION_INDEX, newest
 
 log = logging.getLogger("holdfast.stores")
-
-#: The unique index on (key, version). Refusals have no version and stay out of it.
-VERSION_INDEX: Final = "key_version"
 
 #: MongoDB 6.0. The skip scan over a partial index is not in older ones.
 _MIN_WIRE_VERSION: Final = 17
 
 _NAMESPACE_EXISTS: Final = 48
 
-_HAS_VERSION: Final[dict[str, Any]] = {"version": {"$gt": 0}}
-_NEWEST_FIRST: Final[dict[str, Any]] = {"$sort": {"key": 1, "version": -1}}
-
-#: The newest event of each key, as far as decisions need it.
-HEAD_GROUP: Final[dict[str, Any]] = {
-    "$group": {
-        "_id": "$key",
-        "v": {"$first": "$version"},
-        "type": {"$first": "$type"},
-        "c": {"$first": "$_id.c"},
-        # A number is decoded faster than a date.
-        "time": {"$first": {"$toLong": "$time"}},
-    }
-}
-#: The newest version of each key: the index alone answers it.
-VERSION_GROUP: Final[dict[str, Any]] = {"$group": {"_id": "$key", "v": {"$first": "$version"}}}
-KEY_GROUP: Final[dict[str, Any]] = {"$group": {"_id": "$key"}}
-
 #: The documents of the keys that are there, for people with a MongoDB tool.
 CURRENT_VIEW: Final[list[dict[str, Any]]] = [
-    {"$match": _HAS_VERSION},
-    _NEWEST_FIRST,
+    {"$match": HAS_VERSION},
+    NEWEST_FIRST,
     {"$group": {"_id": "$key", "newest": {"$first": "$$ROOT"}}},
     {"$match": {"newest.type": "saved"}},
     {
@@ -51,14 +31,6 @@ CURRENT_VIEW: Final[list[dict[str, Any]]] = [
         }
     },
 ]
-
-
-def newest(keys: Any, group: dict[str, Any], *rest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pipeline that looks at the newest event of each key in a condition on ``key``.
-
-    The server plans it as DISTINCT_SCAN: one seek into the index per key, however many versions there are.
-    """
-    return [{"$match": {"key": keys, **_HAS_VERSION}}, _NEWEST_FIRST, group, *rest]
 
 
 async def prepare(driver: Driver, log_name: str, view_name: str) -> None:
@@ -100,7 +72,7 @@ async def _create_index(driver: Driver, log_name: str) -> None:
         "name": VERSION_INDEX,
         "key": {"key": 1, "version": -1},
         "unique": True,
-        "partialFilterExpression": _HAS_VERSION,
+        "partialFilterExpression": HAS_VERSION,
     }
     await driver.command({"createIndexes": log_name, "indexes": [index], "writeConcern": {"w": "majority"}})
 

@@ -77,6 +77,16 @@ async def test_deleted_keys_and_refusals(store: EventStore) -> None:
     assert (await store.keys()).keys == ["a", "c"]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5, 30])
+async def test_keys_of_many_versions(store: EventStore, limit: int) -> None:
+    """However many versions keys have, each is listed once, and pages are full."""
+    keys = [f"k/{number:02}" for number in range(30)]
+    for key in keys:
+        await store.append([saved(key, version) for version in range(1, 40 if key < "k/20" else 2)])
+    assert await _all(store, limit=limit) == keys
+    assert len((await store.keys(limit=limit)).keys) == limit
+
+
 async def test_paging_while_others_write(store: EventStore) -> None:
     """Keys that are there throughout are on exactly one page, in order, while others come and grow."""
     stable = [f"k/{number:04}" for number in range(0, 400, 2)]

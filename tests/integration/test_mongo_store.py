@@ -16,7 +16,8 @@ from holdfast.events import StoreConfigError, StoreError, StoreUnavailable, Topo
 from holdfast.local import MongoReplicaSet, MongoServer
 from holdfast.stores import AlreadyApplied, MongoStore, Outcome
 from holdfast.stores.driver import Driver
-from holdfast.stores.setup import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, explain, newest
+from holdfast.stores.queries import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, newest
+from holdfast.stores.setup import explain
 
 APPENDED, UNKNOWN = Outcome.APPENDED, Outcome.UNKNOWN
 
