@@ -220,7 +220,7 @@ class AmqpBroker:
             message_id=delivery.message_id or str(uuid_utils.uuid7()),
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
-            user_id=delivery.author if self._may_impersonate else None,
+            user_id=delivery.author if self._may_impersonate or delivery.author == self._url.user else None,
             headers={HOP_HEADER: 1},
         )
         with translated("forwarding", passing=DeliveryError):
