@@ -12,15 +12,15 @@ and the rest is looked up and decided again. No negative answer leaves on rememb
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
 from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable
 from ..events.limits import REPLY_MESSAGE_BYTES
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
-from .batch import Batch, Request, is_write
-from .decide import NEVER, answer_again, head_of
+from .batch import Batch, KeyOperation, Request, is_write
+from .decide import NEVER, Answer, answer_again, head_of
 from .knowledge import Knowledge, State, state_of
 from .plan import Plan, Step, make_plan
 
@@ -75,21 +75,24 @@ class Engine:
         except BaseException:
             batch.uncertain = True
             self._forget(batch.pending)
+            batch.settle()
             raise
 
     async def _round(self, batch: Batch) -> None:
+        known_at = self._uptime()
         heads = await self._look_up(batch)
         if not batch.pending:
             return
-        known_at = self._uptime()
-        plan = make_plan(batch.pending, heads, exact=(), now=self._service_time())
+        now = self._service_time()
+        plan = make_plan(batch.pending, heads, exact=(), now=now)
         if plan.unproven:
             # A refusal that is recorded is for ever, so what it rests on is made sure of before.
             fence = await self.store.fence()
             fresh = await self.store.heads(plan.unproven, after=fence)
             for key in plan.unproven:
                 heads[key] = fresh.get(key, NEVER)
-            plan = make_plan(batch.pending, heads, exact=plan.unproven, now=self._service_time())
+            # At the same time as before: with another, other commands might be late, and other refusals unproven.
+            plan = make_plan(batch.pending, heads, exact=plan.unproven, now=now)
         if self._uptime() - known_at > DECISION_LIFETIME:
             self._forget(batch.pending)
             return
@@ -103,6 +106,15 @@ class Engine:
             for request in batch.pending
             if (batch.uncertain or request.redelivered) and is_write(request.command)
         ]
+        # What went wrong once is looked at behind a fence, so that a primary that is behind cannot make it go wrong
+        # for ever.
+        after = await self.store.fence() if batch.uncertain and doubtful else None
+        if doubtful:
+            await self._answer_again(batch.pending, await self.store.find(doubtful, after=after), after)
+            for request in batch.pending:
+                request.redelivered = False
+            batch.uncertain = False
+            batch.settle()
         heads: dict[str, Head] = {}
         missing: set[str] = set()
         remembered = self.knowledge.head
@@ -116,17 +128,8 @@ class Engine:
                     missing.add(key)
                 else:
                     heads[key] = head
-        if doubtful:
-            found = await self.store.find(doubtful)
-            for request in batch.pending:
-                record = found.get(request.command.id)
-                if record is not None and is_write(request.command):
-                    await self._answer_again(request, record)
-                request.redelivered = False
-            batch.uncertain = False
-            batch.settle()
         if missing:
-            looked = await self.store.heads(missing)
+            looked = await self.store.heads(missing, after=after)
             for key in missing:
                 head = looked.get(key)
                 if head is None:
@@ -149,9 +152,10 @@ class Engine:
         learn_head, learn_state = self.knowledge.learn_head, self.knowledge.learn_state
         for number in range(landed):
             step = steps[places[number]]
-            step.request.answer = step.answer
             record = step.record
+            # A refusal may have to wait for the value that it met.
             if isinstance(record, Event):
+                step.request.answer = step.answer
                 learn_head(record.key, head_of(record))
                 learn_state(record.key, state_of(record))
         if landed == len(outcomes):
@@ -161,42 +165,38 @@ class Engine:
         batch.uncertain = True
         outcome = outcomes[landed]
         if outcome is Outcome.UNKNOWN:
-            batch.settle()
             raise StoreUnavailable("the outcome of an append is not known yet")
-        failed = steps[places[landed]].request
         if isinstance(outcome, AlreadyApplied):
-            await self._answer_again(failed, outcome.original)
+            failed = steps[places[landed]].request
+            await self._answer_again([failed], {failed.command.id: outcome.original}, None)
         return places[landed], None
 
     async def _settle(self, batch: Batch, plan: Plan, settled: int, after: Fence | None) -> None:
-        """Give the steps without record their answers, by one look behind a fence."""
-        steps = plan.steps[:settled]
+        """Give the steps that have none their answers, by one look behind a fence."""
+        final: list[tuple[Request, Answer]] = []
         reads: list[tuple[int, Step]] = []
         rejections: list[tuple[int, Step]] = []
-        for number, step in enumerate(steps):
-            if step.record is not None:
-                continue
-            if isinstance(step.request.command, ReadCommand) and step.answer is None:
+        for number, step in enumerate(plan.steps[:settled]):
+            if step.answer is None:
                 reads.append((number, step))
             elif step.about_key:
                 rejections.append((number, step))
-            else:
-                step.request.answer = step.answer
+            elif step.request.answer is None:
+                final.append((step.request, step.answer))
         if reads or rejections:
-            await self._look_behind_fence(plan, settled, reads, rejections, after)
-        current = [step for step in steps if step.request.answer is not None and wants_current(step.request)]
-        if current:
-            await self._add_current([step.request for step in current])
+            after = await self._look_behind_fence(batch, plan, settled, reads, rejections, after)
+        await self._give(final, after)
         batch.settle()
 
     async def _look_behind_fence(
         self,
+        batch: Batch,
         plan: Plan,
         settled: int,
         reads: list[tuple[int, Step]],
         rejections: list[tuple[int, Step]],
         after: Fence | None,
-    ) -> None:
+    ) -> Fence | None:
         def proved(number: int, step: Step) -> bool:
             """An own append later in the batch proves that the key was exactly as the step saw it."""
             return number < plan.last_write.get(step.request.command.key, -1) < settled
@@ -227,24 +227,40 @@ class Engine:
         if eventual - looked:
             versions = {**await self.store.versions(eventual - looked), **versions}
         found = await self.store.find(ids, after=after) if ids else {}
-        for _, step in rejections:
+        await self._answer_again([step.request for _, step in rejections], found, after)
+        final: list[tuple[Request, Answer]] = []
+        moved: dict[str, int] = {}
+        for number, step in rejections:
             request, key = step.request, step.request.command.key
-            record = found.get(request.command.id)
-            if record is not None:
-                await self._answer_again(request, record)
-            elif key in doubtful and versions.get(key, 0) != (step.head or NEVER).version:
-                # It rested on knowledge that was behind. Without an answer it is decided again.
-                self.knowledge.forget([key])
+            if request.answer is not None or step.answer is None:
+                continue
+            if key in doubtful and versions.get(key, 0) != (step.head or NEVER).version:
+                moved.setdefault(key, number)
             else:
-                request.answer = step.answer
+                final.append((request, step.answer))
+        if moved:
+            # They rested on knowledge that was behind. Without an answer they are decided again, and before the
+            # reads of their keys that came after them.
+            self.knowledge.forget(moved)
+            batch.uncertain = True
+        await self._give(final, after)
         await self._answer_reads(
-            [(step.request, at.get(number, versions.get(step.request.command.key, 0))) for number, step in reads]
+            [
+                (step.request, at.get(number, versions.get(step.request.command.key, 0)))
+                for number, step in reads
+                if number < moved.get(step.request.command.key, settled)
+            ],
+            after,
         )
+        return after
 
-    async def _answer_reads(self, reads: Sequence[tuple[Request, int]]) -> None:
-        states = await self._states({(request.command.key, version) for request, version in reads if version})
+    async def _answer_reads(self, reads: Sequence[tuple[Request, int]], after: Fence | None) -> None:
+        states = await self._states({(request.command.key, version) for request, version in reads if version}, after)
         for request, version in reads:
             state = states.get((request.command.key, version))
+            if version and state is None:
+                # The newest event is always there: whoever says that it is not is behind.
+                raise StoreUnavailable("an event was not found where its version was seen")
             if state is None or not state.exists:
                 request.answer = {"status": "ok", "exists": False, "etag": None, "version": version}
             else:
@@ -257,7 +273,7 @@ class Engine:
                     "updated_at": state.time,
                 }
 
-    async def _states(self, places: set[tuple[str, int]]) -> dict[tuple[str, int], State]:
+    async def _states(self, places: set[tuple[str, int]], after: Fence | None) -> dict[tuple[str, int], State]:
         states: dict[tuple[str, int], State] = {}
         missing: list[tuple[str, int]] = []
         for place in places:
@@ -267,35 +283,43 @@ class Engine:
             else:
                 states[place] = state
         if missing:
-            for place, event in (await self.store.events(missing)).items():
+            for place, event in (await self.store.events(missing, after=after)).items():
                 states[place] = state = state_of(event)
                 self.knowledge.learn_state(place[0], state)
         return states
 
-    async def _answer_again(self, request: Request, record: Record) -> None:
-        """Answer from what stands in the log under the request's id."""
-        command = request.command
-        if isinstance(command, ReadCommand):
+    async def _answer_again(
+        self, requests: Sequence[Request], found: Mapping[str, Record], after: Fence | None
+    ) -> None:
+        """Answer those writes whose ids stand in the log from what stands there."""
+        if not found:
             return
-        request.answer = answer_again(record, command, author=request.author, digest=request.digest)
-        if wants_current(request):
-            await self._add_current([request])
+        await self._give(
+            [
+                (request, answer_again(record, command, author=request.author, digest=request.digest))
+                for request in requests
+                if not isinstance(command := request.command, ReadCommand)
+                and (record := found.get(command.id)) is not None
+            ],
+            after,
+        )
 
-    async def _add_current(self, requests: list[Request]) -> None:
-        """Put the value that a conflict met into its answer, for those who asked."""
-        places = {
-            (request.command.key, request.answer["version"])
-            for request in requests
-            if request.answer is not None and request.answer.get("exists")
-        }
-        states = await self._states(places)
-        for request in requests:
-            if request.answer is None:
-                continue
-            state = states.get((request.command.key, request.answer["version"]))
+    async def _give(self, answers: Sequence[tuple[Request, Answer]], after: Fence | None) -> None:
+        """Hand out answers that are final; conflicts with the value that they met, to those who asked for it.
+
+        An answer is given whole or not at all, so that a request which has one is done.
+        """
+        curious = [(request, answer) for request, answer in answers if wants_current(request.command, answer)]
+        places = {(request.command.key, answer["version"]) for request, answer in curious if answer["exists"]}
+        states: dict[tuple[str, int], State] = {}
+        if places:
+            states = await self._states(places, after or await self.store.fence())
+        for request, answer in answers:
+            request.answer = answer
+        for request, answer in curious:
+            state = states.get((request.command.key, answer["version"]))
             if state is not None and state.exists:
-                details = {**request.answer["error"], "current": orjson.Fragment(state.value)}
-                request.answer = {**request.answer, "error": details}
+                request.answer = {**answer, "error": {**answer["error"], "current": orjson.Fragment(state.value)}}
 
     def _forget(self, requests: Sequence[Request]) -> None:
         self.knowledge.forget(request.command.key for request in requests)
@@ -335,12 +359,6 @@ def _entry_of(event: Event) -> HistoryEntry:
     )
 
 
-def wants_current(request: Request) -> bool:
-    """Whether the request met a conflict and asked for the value that it met."""
-    command = request.command
-    return (
-        not isinstance(command, ReadCommand)
-        and command.return_current
-        and request.answer is not None
-        and request.answer["status"] == "conflict"
-    )
+def wants_current(command: KeyOperation, answer: Answer) -> bool:
+    """Whether a command met a conflict and asked for the value that it met."""
+    return not isinstance(command, ReadCommand) and command.return_current and answer["status"] == "conflict"

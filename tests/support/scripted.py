@@ -105,9 +105,11 @@ class ScriptedStore:
         )
         return versions
 
-    async def events(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], Event]:
+    async def events(
+        self, places: Collection[tuple[str, int]], *, after: Fence | None = None
+    ) -> dict[tuple[str, int], Event]:
         events: dict[tuple[str, int], Event] = await self._call(
-            "events", places, lambda: self._seen(None).events(places)
+            "events", places, lambda: self._seen(after).events(places, after=after)
         )
         return events
 

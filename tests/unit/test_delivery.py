@@ -1,5 +1,6 @@
 """What a delivery tells about its message, and which deliveries are acknowledged when."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ def finishings(draw: st.DrawFn) -> list[list[int]]:
     """Tags 1 to n in any order, cut into rounds."""
     tags = draw(st.permutations(range(1, draw(st.integers(1, 30)) + 1)))
     cuts = sorted(draw(st.sets(st.integers(0, len(tags)))) | {0, len(tags)})
-    return [tags[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [tags[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 @given(finishings())
@@ -94,7 +95,10 @@ def test_properties_are_taken_over() -> None:
     delivery = Delivery.of(message())
     assert (delivery.tag, delivery.body, delivery.reply_to, delivery.correlation_id) == (7, b"{}", "amq.gen-1", "c")
     assert (delivery.message_id, delivery.author) == ("m", "ada")
-    assert not (delivery.redelivered or delivery.suspect or delivery.hopped or delivery.reply_address_is_reserved)
+    assert not (delivery.redelivered)
+    assert not (delivery.suspect)
+    assert not (delivery.hopped)
+    assert not (delivery.reply_address_is_reserved)
 
 
 def test_an_empty_reply_address_is_none() -> None:
