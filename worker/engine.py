@@ -26,6 +26,9 @@ from .plan import Plan, Step, make_plan
 
 #: Decisions older than this are made again before they are appended (seconds, suspended time included).
 DECISION_LIFETIME = 60.0
+#: What is remembered of keys is dropped this often. Far less than the fence window, after which a version that it
+#: rests on may have been purged and be free again.
+KNOWLEDGE_LIFETIME = 24 * 3600.0
 #: Events that are read at a time for a page of a history: each may have a value of the largest size.
 HISTORY_READ = 32
 
@@ -62,6 +65,7 @@ class Engine:
         self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
         self._service_time = service_time
         self._uptime = uptime
+        self._remembers_since = uptime()
 
     async def apply(self, batch: Batch) -> None:
         """Give every request of the batch its final answer.
@@ -80,6 +84,9 @@ class Engine:
 
     async def _round(self, batch: Batch) -> None:
         known_at = self._uptime()
+        if known_at - self._remembers_since > KNOWLEDGE_LIFETIME:
+            self.knowledge.clear()
+            self._remembers_since = known_at
         heads = await self._look_up(batch)
         if not batch.pending:
             return
