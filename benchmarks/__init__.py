@@ -1,0 +1,1 @@
+"""Benchmarks: Holdfast beside its peers, in one run on one machine. ``python -m benchmarks --help``."""
