@@ -9,9 +9,9 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 	    while IFS='|' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
-demo: ## a guided tour on real servers; ALL=1 for all chapters
+demo: ## real flights through real servers, and a worker killed on the way; ALL=1 takes all 336,776
 	@sh scripts/bootstrap
-	@$(PYTHON) -m holdfast.demo $(if $(filter-out 0,$(ALL)),--all)
+	@$(PYTHON) -m examples.flights $(if $(filter-out 0,$(ALL)),--all)
 
 test: ## run the tests on real servers; PYTEST_ARGS='-k watch -x' to choose
 	@sh scripts/bootstrap test
@@ -30,6 +30,7 @@ check: ## lint, formatting and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy -p holdfast
+	@.venv/bin/mypy -p examples.flights
 	@.venv/bin/mypy tests/*.py
 	@for folder in $(dir $(wildcard tests/*/conftest.py)) $(dir $(wildcard tests/*/test_*.py)); do \
 	    echo "$$folder"; done | sort -u | while read -r folder; do MYPYPATH=tests .venv/bin/mypy "$$folder" || exit 1; done
