@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..events import (
+    ClosedError,
     ConflictError,
     DeniedError,
     ExpiredError,
@@ -20,6 +21,10 @@ from ..events import (
 )
 
 Wire = dict[str, Any]
+
+
+class UnansweredError(ExpiredError):
+    """Nobody answered in time. Unlike a worker's ``expired`` it says nothing of earlier attempts under the same id."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,31 +43,39 @@ class Call:
     attempts: int = 0
     #: When it was last sent, on the loop's clock.
     sent_at: float = 0.0
+    #: It waits in a lane, and must not be put into another message too.
+    queued: bool = False
+    #: The broker has it, with the present reply address: its answer will come.
+    confirmed: bool = False
     timer: asyncio.TimerHandle | None = None
 
     def give_up(self, timeout: float) -> None:
         """End the call for lack of an answer, honestly about what that means."""
-        if self.reply.done():
-            return
         if self.attempts == 0:
-            error: HoldfastError = ExpiredError(f"not sent within {timeout:g} s: there was no connection")
+            self._fail(UnansweredError(f"not sent within {timeout:g} s: there was no connection, or too slow a one"))
         elif self.mutates:
-            error = OutcomeUnknown(
-                f"no answer within {timeout:g} s: the command may have been applied. Send it again under the same id.",
-                id=self.id,
-            )
+            told = f"no answer within {timeout:g} s: the command may have been applied"
+            self._fail(OutcomeUnknown(f"{told}. Send it again under the same id.", id=self.id))
         else:
-            error = ExpiredError(f"no answer within {timeout:g} s: is a worker running?")
-        self.reply.set_exception(error)
+            self._fail(UnansweredError(f"no answer within {timeout:g} s: is a worker running?"))
 
     def refuse(self, reason: str) -> None:
         """End the call because the broker refused the message."""
-        if self.reply.done():
-            return
         if self.attempts <= 1 or not self.mutates:
-            self.reply.set_exception(Unavailable(reason))
+            self._fail(Unavailable(reason))
         else:
-            self.reply.set_exception(OutcomeUnknown(f"{reason}; an earlier attempt may be on its way", id=self.id))
+            self._fail(OutcomeUnknown(f"{reason}; an earlier attempt may be on its way", id=self.id))
+
+    def abandon(self) -> None:
+        """End the call because its client is being closed."""
+        if self.attempts and self.mutates:
+            self._fail(OutcomeUnknown("the client was closed before the answer came", id=self.id))
+        else:
+            self._fail(ClosedError("the client was closed before the answer came"))
+
+    def _fail(self, error: HoldfastError) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)
 
 
 def to_error(reply: Reply, call: Call) -> HoldfastError:

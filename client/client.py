@@ -1,6 +1,7 @@
 """The client: save, read and delete by key, over one connection that many callers share."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -11,31 +12,36 @@ import uuid_utils
 from ..events import (
     ClosedError,
     Concurrency,
-    ConflictError,
     Consistency,
     HistoryEntry,
     HoldfastError,
     InvalidError,
     Reply,
+    TooLargeError,
     Unavailable,
     check_id,
     check_key,
     check_value,
     encode,
 )
+from ..events.limits import MAX_MESSAGE_BYTES
 from ..events.topology import DEFAULT_STORE
 from .calls import Call, Wire, to_error
 from .dispatcher import Dispatcher
 from .entry import Entry, Save, Service, to_datetime
-from .link import Link
+from .link import CONNECT_TIMEOUT, Link
 from .state import PersistentState
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 #: Seconds that a call waits for its answer, unless it says otherwise.
 DEFAULT_TIMEOUT = 15.0
 #: Calls without an answer at one time; more of them wait for a place.
 DEFAULT_MAX_IN_FLIGHT = 8192
+#: Seconds between two questions for the topology: while it is being changed, workers may not agree on it.
+DESCRIBE_PAUSE = 1.0
 
 
 def connect(
@@ -53,6 +59,7 @@ def connect(
     :param store: the store that calls use by default.
     :param max_in_flight: calls without an answer at one time; more of them wait for a place, up to their timeout.
     :param name: shown by the broker's management tools.
+    :raises InvalidError: if the URL cannot be used.
     """
     return Client(url, timeout=timeout, store=store, max_in_flight=max_in_flight, name=name)
 
@@ -84,12 +91,16 @@ class Client:
             raise ValueError("timeout is a positive number of seconds")
         if max_in_flight < 1:
             raise ValueError("max_in_flight is at least 1")
-        self._url = url
         self._timeout = timeout
         self._store = store
-        self._name = name or f"client-{uuid_utils.uuid7()}"
         self._places = asyncio.Semaphore(max_in_flight)
-        self._link: Link | None = None
+        self._link = Link(
+            url,
+            name=name or f"client-{uuid_utils.uuid7()}",
+            on_up=self._on_up,
+            on_replies=self._on_replies,
+            connect_timeout=min(timeout, CONNECT_TIMEOUT),
+        )
         self._dispatcher: Dispatcher | None = None
         self._service: Service | None = None
         self._clock_offset = 0.0
@@ -114,31 +125,37 @@ class Client:
 
         :raises Unavailable: if the broker cannot be reached, or no worker answers within the timeout.
         """
-        if self._link is not None:
+        if self._dispatcher is not None:
             raise ClosedError("this client is open already")
-        link = Link(self._url, name=self._name, on_up=self._on_up, on_replies=self._on_replies)
-        await link.open()
-        self._link = link
-        self._dispatcher = Dispatcher(link, on_epoch=self._on_epoch)
+        self._dispatcher = Dispatcher(self._link, on_epoch=self._on_epoch)
+        try:
+            await self._link.open()
+        except BaseException:
+            await self.close()
+            raise
         try:
             await self.describe()
         except Unavailable as fault:
             await self.close()
-            raise Unavailable(f"no Holdfast worker answered: {fault}. Start one with `holdfast worker`.") from None
+            raise Unavailable(f"no Holdfast worker answered ({fault}). Start one with `holdfast worker`.") from None
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Disconnect. Calls without an answer are cancelled. Repeating it is harmless."""
+        """Disconnect. Repeating it is harmless.
+
+        Calls without an answer fail: with :class:`OutcomeUnknown` if they may have been applied, else with
+        :class:`ClosedError`.
+        """
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is None:
+            return
         if self._describing is not None:
             self._describing.cancel()
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            await dispatcher.close()
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+            await asyncio.gather(self._describing, return_exceptions=True)
+        await dispatcher.close()
+        await self._link.close()
 
     async def save(
         self,
@@ -301,10 +318,9 @@ class Client:
             max_value_bytes=limits.get("value_bytes", 0),
             time=to_datetime(reply.time or 0),
         )
-        if reply.time is not None:
-            self._clock_offset = reply.time - time.monotonic() * 1000
         self._service = service
         if self._dispatcher is not None:
+            self._dispatcher.epoch = service.epoch
             self._dispatcher.repartition(service.partitions)
         return service
 
@@ -361,8 +377,11 @@ class Client:
                 now = time.monotonic() * 1000 + self._clock_offset
                 command["sent_at"] = int(now)
                 command["deadline"] = int(now + seconds * 1000)
+            body = encode(command)
+            if len(body) > MAX_MESSAGE_BYTES - 2:
+                raise TooLargeError(f"a command is limited to {MAX_MESSAGE_BYTES - 2} bytes, not {len(body)}")
             reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            call = Call(command_id, store, key, encode(command), mutates, reply)
+            call = Call(command_id, store, key, body, mutates, reply)
             dispatcher.submit(call, seconds)
             try:
                 answer = await reply
@@ -390,19 +409,23 @@ class Client:
             self._dispatcher.on_up()
 
     def _on_replies(self, replies: list[Reply]) -> None:
+        # Every answer tells service time, so that deadlines stay right over a sleep of this machine too.
+        if replies and (service_time := replies[-1].time) is not None:
+            self._clock_offset = service_time - time.monotonic() * 1000
         if self._dispatcher is not None:
             self._dispatcher.on_replies(replies)
 
-    def _on_epoch(self, epoch: int) -> None:
-        if self._service is not None and epoch != self._service.epoch and self._describing is None:
+    def _on_epoch(self, _: int) -> None:
+        if self._service is not None and self._describing is None:
             self._describing = asyncio.create_task(self._describe_again())
 
     async def _describe_again(self) -> None:
         try:
             await self.describe()
-        except (Unavailable, ConflictError):
+            await asyncio.sleep(DESCRIBE_PAUSE)
+        except HoldfastError as fault:
             # The next reply shows the epoch again.
-            pass
+            log.info("the topology has changed, but no worker describes it: %s", fault)
         finally:
             self._describing = None
 

@@ -10,15 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from aio_pika.exceptions import AMQPError, DeliveryError
+from aio_pika.exceptions import DeliveryError
 
-from ..events import Reply, partition_of
+from ..events import ClosedError, Reply, partition_of
 from ..events.limits import CLIENT_MESSAGE_BYTES
 from .calls import Call
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a call without an answer is sent again, in case the answer was lost.
+#: Seconds after which a call without an answer is sent again, in case the answer was lost. Twice as many after each
+#: time, so that a service which is behind is not kept there by repeats.
 RESEND_AFTER = 4.0
 #: Commands in one message at most.
 MAX_COMMANDS = 1000
@@ -53,15 +54,19 @@ class Dispatcher:
     def __init__(self, link: Wireable, *, on_epoch: Callable[[int], None]) -> None:
         """Make a dispatcher for one partition; ``repartition`` sets the real number.
 
-        :param on_epoch: told the epoch of replies that carry another one than the last.
+        :param on_epoch: told the epoch of replies that carry another one than ``epoch``.
         """
         self._link = link
         self._on_epoch = on_epoch
-        self._epoch: int | None = None
+        #: The topology's epoch that the partitions belong to.
+        self.epoch: int | None = None
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, Call] = {}
+        #: Calls under an id that another call has at the moment. Their turn comes when that one has ended.
+        self._behind: dict[str, deque[Call]] = {}
         self._lanes = [_Lane(0)]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._resender = self._loop.call_later(RESEND_AFTER / 2, self._resend)
 
     @property
@@ -70,33 +75,51 @@ class Dispatcher:
         return len(self._calls)
 
     def submit(self, call: Call, timeout: float) -> None:
-        """Send a call. Its future gets the reply, or an error once ``timeout`` seconds are over."""
-        self._calls[call.id] = call
+        """Send a call. Its future gets the reply, or an error once ``timeout`` seconds are over.
+
+        :raises ClosedError: if the dispatcher is closed.
+        """
+        if self._closed:
+            raise ClosedError("this client is closed")
         call.timer = self._loop.call_later(timeout, self._give_up, call, timeout)
-        lane = self._lane_of(call)
-        lane.waiting.append(call)
-        self._schedule(lane)
+        if call.id in self._calls:
+            self._behind.setdefault(call.id, deque()).append(call)
+        else:
+            self._start(call)
+
+    def _start(self, call: Call) -> None:
+        self._calls[call.id] = call
+        self._enqueue(call)
 
     def forget(self, call: Call) -> None:
-        """Stop caring for a call whose caller has gone."""
-        self._calls.pop(call.id, None)
+        """Stop caring for a call that has ended, or whose caller has gone."""
         if call.timer is not None:
             call.timer.cancel()
+        if self._calls.get(call.id) is not call:
+            return
+        del self._calls[call.id]
+        behind = self._behind.get(call.id)
+        while behind:
+            following = behind.popleft()
+            if not behind:
+                del self._behind[call.id]
+            if not following.reply.done():
+                self._start(following)
+                break
 
     def on_replies(self, replies: Iterable[Reply]) -> None:
         """Hand replies to their calls. Those of calls that have ended are passed over."""
         for reply in replies:
             if reply.id is None:
+                log.warning("a worker could not read a message of ours: %s", reply.error)
                 continue
-            call = self._calls.pop(reply.id, None)
+            call = self._calls.get(reply.id)
             if call is None:
                 continue
-            if call.timer is not None:
-                call.timer.cancel()
+            self.forget(call)
             if not call.reply.done():
                 call.reply.set_result(reply)
-            if reply.epoch is not None and reply.epoch != self._epoch:
-                self._epoch = reply.epoch
+            if reply.epoch is not None and reply.epoch != self.epoch:
                 self._on_epoch(reply.epoch)
 
     def on_up(self) -> None:
@@ -105,9 +128,8 @@ class Dispatcher:
             lane.waiting.clear()
             lane.busy = False
         for call in self._calls.values():
-            self._lane_of(call).waiting.append(call)
-        for lane in self._lanes:
-            self._schedule(lane)
+            call.queued = call.confirmed = False
+            self._enqueue(call)
 
     def repartition(self, partitions: int) -> None:
         """Use this many partitions from now on."""
@@ -116,15 +138,19 @@ class Dispatcher:
         waiting = [call for lane in self._lanes for call in lane.waiting]
         self._lanes = [_Lane(number) for number in range(partitions)]
         for call in waiting:
-            self._lane_of(call).waiting.append(call)
-        for lane in self._lanes:
-            self._schedule(lane)
+            call.queued = False
+            self._enqueue(call)
 
     async def close(self) -> None:
-        """Stop sending."""
+        """Stop sending, and end what has no answer."""
+        self._closed = True
         self._resender.cancel()
-        for call in list(self._calls.values()):
+        calls = [*self._calls.values(), *(call for behind in self._behind.values() for call in behind)]
+        self._calls.clear()
+        self._behind.clear()
+        for call in calls:
             self.forget(call)
+            call.abandon()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -135,6 +161,14 @@ class Dispatcher:
         # A call without a key (describe) may go anywhere.
         return lanes[partition_of(call.store, call.key, len(lanes)) if call.key else 0]
 
+    def _enqueue(self, call: Call) -> None:
+        if call.queued:
+            return
+        call.queued = True
+        lane = self._lane_of(call)
+        lane.waiting.append(call)
+        self._schedule(lane)
+
     def _schedule(self, lane: _Lane) -> None:
         if lane.waiting and not lane.busy and not lane.scheduled:
             lane.scheduled = True
@@ -142,22 +176,23 @@ class Dispatcher:
 
     def _flush(self, lane: _Lane) -> None:
         lane.scheduled = False
-        if lane.busy or not self._link.up:
+        if lane.busy or self._closed or not self._link.up:
             return
         calls: list[Call] = []
         size = 0
         now = self._loop.time()
         while lane.waiting and len(calls) < MAX_COMMANDS:
             call = lane.waiting[0]
-            if call.reply.done():
-                lane.waiting.popleft()
-                continue
-            if calls and size + len(call.body) > CLIENT_MESSAGE_BYTES:
+            if calls and size + len(call.body) > CLIENT_MESSAGE_BYTES and not call.reply.done():
                 break
+            lane.waiting.popleft()
+            call.queued = False
+            if call.reply.done():
+                continue
             size += len(call.body) + 1
             call.attempts += 1
             call.sent_at = now
-            calls.append(lane.waiting.popleft())
+            calls.append(call)
         if calls:
             lane.busy = True
             task = self._loop.create_task(self._publish(lane, calls, self._link.generation))
@@ -165,30 +200,35 @@ class Dispatcher:
             task.add_done_callback(self._tasks.discard)
 
     async def _publish(self, lane: _Lane, calls: list[Call], generation: int) -> None:
+        refused = False
         try:
             await self._link.publish(lane.number, b"[" + b",".join([call.body for call in calls]) + b"]")
         except DeliveryError:
-            for call in calls:
-                self._calls.pop(call.id, None)
-                call.refuse("the broker does not take the command: its queue is full, or no worker ever ran")
-        except (AMQPError, OSError, RuntimeError) as fault:
+            refused = True
+        except Exception as fault:  # noqa: BLE001 - the link knows the driver; here it means the same, whatever it is
             # What became of it is unknown; when the link is up again it is sent again under the same ids.
             log.debug("publishing to partition %d: %r", lane.number, fault)
-        if generation == self._link.generation:
-            lane.busy = False
-            self._schedule(lane)
+            return
+        if generation != self._link.generation:
+            return  # all of it has been put into the lanes again
+        for call in calls:
+            if not refused:
+                call.confirmed = True
+            elif not call.confirmed:
+                # What the broker has taken before will be answered, whatever becomes of a repeat.
+                self.forget(call)
+                call.refuse("the broker does not take the command: its queue is full, or no worker ever ran")
+        lane.busy = False
+        self._schedule(lane)
 
     def _give_up(self, call: Call, timeout: float) -> None:
-        self._calls.pop(call.id, None)
         call.give_up(timeout)
+        self.forget(call)
 
     def _resend(self) -> None:
         """Send again what has waited long for its answer. Being a repeat, it is harmless if none was lost."""
-        before = self._loop.time() - RESEND_AFTER
+        now = self._loop.time()
         for call in self._calls.values():
-            if 0 < call.sent_at < before and not call.reply.done():
-                call.sent_at = 0.0
-                lane = self._lane_of(call)
-                lane.waiting.append(call)
-                self._schedule(lane)
+            if call.attempts and now - call.sent_at > RESEND_AFTER * 2 ** (call.attempts - 1):
+                self._enqueue(call)
         self._resender = self._loop.call_later(RESEND_AFTER / 2, self._resend)

@@ -12,7 +12,7 @@ from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
+from aio_pika.exceptions import AuthenticationError, DeliveryError, ProbableAuthenticationError
 from yarl import URL
 
 from ..events import InvalidError, Reply, Unavailable, decode_replies
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 10.0
 #: Seconds between attempts at most.
 MAX_PAUSE = 5.0
+#: A connection that held for this many seconds starts the pauses from the beginning.
+SETTLED = 10.0
+#: Seconds for saying goodbye to a connection that may be dead.
+GOODBYE_TIMEOUT = 5.0
 HEARTBEAT = 10
 
 
@@ -38,19 +42,34 @@ class Link:
         name: str,
         on_up: Callable[[], None],
         on_replies: Callable[[list[Reply]], None],
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        parsed = URL(url)
+        """Make a link.
+
+        :param on_up: called each time the connection is up again; not the first time.
+        :param on_replies: called with the replies of each message on the reply queue.
+        :raises InvalidError: if the URL cannot be used.
+        """
+        self._masked = mask_url(url)
+        try:
+            parsed = URL(url)
+        except ValueError:
+            # Not its message: it may quote a part of the password.
+            raise InvalidError(f"not a usable AMQP URL: {self._masked}", field="url") from None
+        if parsed.scheme not in ("amqp", "amqps") or not parsed.host:
+            raise InvalidError(f"not an AMQP URL, amqp://user:password@host/: {self._masked}", field="url")
         self._user = parsed.user or "guest"
         self._url = parsed.update_query({"heartbeat": str(HEARTBEAT), **parsed.query})
-        self._masked = mask_url(url)
         self._name = name
         self._on_up = on_up
         self._on_replies = on_replies
+        self._connect_timeout = connect_timeout
         self._connection: AbstractConnection | None = None
-        self._channel: AbstractChannel | None = None
+        self._channels: tuple[AbstractChannel, ...] = ()
         self._exchange: AbstractExchange | None = None
         self._reply_to = ""
         self._keeper: asyncio.Task[None] | None = None
+        #: Of the present connection: gets the reason when anything of it breaks.
         self._lost: asyncio.Future[str] | None = None
         self._messages = 0
         #: Counts connections, so that what belongs to an earlier one can be told.
@@ -65,9 +84,15 @@ class Link:
         try:
             await self._connect()
         except (AuthenticationError, ProbableAuthenticationError) as refused:
+            await self._disconnect()
             raise Unavailable(f"{self._masked} refused the login: {type(refused).__name__}") from None
-        except (AMQPError, OSError, TimeoutError) as fault:
+        except Exception as fault:  # noqa: BLE001 - whatever the driver says, it is not connected
+            await self._disconnect()
+            log.debug("connecting to %s: %r", self._masked, fault)
             raise Unavailable(f"cannot connect to {self._masked}: {type(fault).__name__}") from None
+        except BaseException:
+            await self._disconnect()
+            raise
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -81,9 +106,13 @@ class Link:
         """Publish one message of commands, and wait for the broker's confirm.
 
         :raises aio_pika.exceptions.DeliveryError: if the broker refuses it, or has no queue for it.
-        :raises AMQPError, OSError, RuntimeError: if the connection is lost; whether it arrived is unknown.
+        :raises BaseException: anything else if the connection is lost, which begins a new one; whether the message
+            arrived is unknown. The driver's choice is wide: errors of its own, ``RuntimeError``, a bare ``Exception``
+            and ``CancelledError``.
         """
-        assert self._exchange is not None  # noqa: S101 - callers check ``up`` in the same turn of the loop
+        exchange, lost = self._exchange, self._lost
+        assert exchange is not None  # noqa: S101 - callers check ``up`` in the same turn of the loop
+        assert lost is not None  # noqa: S101
         self._messages += 1
         message = aio_pika.Message(
             body,
@@ -93,35 +122,46 @@ class Link:
             user_id=self._user,
             message_id=f"{self._name}-{self._messages}",
         )
-        await self._exchange.publish(message, str(partition), mandatory=True)
+        try:
+            await exchange.publish(message, str(partition), mandatory=True)
+        except DeliveryError:
+            raise
+        except BaseException as fault:
+            self._lose(lost, f"publishing: {fault!r}")
+            raise
+
+    def _lose(self, lost: asyncio.Future[str], reason: str) -> None:
+        """Note that a connection is of no use any more; whichever it was, the present one is not touched."""
+        if not lost.done():
+            lost.set_result(reason)
+        if lost is self._lost:
+            self.up = False
 
     async def _connect(self) -> None:
+        """Make a connection. If it fails half-way, ``_disconnect`` puts away what there is."""
         lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def lose(reason: str) -> None:
-            self.up = False
-            if not lost.done():
-                lost.set_result(reason)
-
         properties: Any = {"connection_name": f"holdfast client {self._name}"}
-        connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT, client_properties=properties)
-        self._connection = connection
-        connection.close_callbacks.add(lambda _, reason: lose(f"connection closed: {reason}"))
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with asyncio.timeout(self._connect_timeout):
+            connection = await aio_pika.connect(self._url, client_properties=properties)
+            self._connection = connection
+            connection.close_callbacks.add(lambda _, reason: self._lose(lost, f"connection closed: {reason!r}"))
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-            channel.close_callbacks.add(lambda _, reason: lose(f"channel closed: {reason}"))
+            channel.close_callbacks.add(lambda _, reason: self._lose(lost, f"channel closed: {reason!r}"))
             inbound = await connection.channel(publisher_confirms=False)
-            inbound.close_callbacks.add(lambda _, reason: lose(f"reply channel closed: {reason}"))
+            inbound.close_callbacks.add(lambda _, reason: self._lose(lost, f"reply channel closed: {reason!r}"))
+            underlay = await inbound.get_underlay_channel()
+            underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(lost, "the reply queue is gone"))
             queue = await inbound.declare_queue("", exclusive=True, auto_delete=True)
             await queue.consume(self._on_message, no_ack=True)
-            underlay = await inbound.get_underlay_channel()
-            underlay.on_consumer_cancel_callbacks.add(lambda _: lose("the reply queue is gone"))
         # Kept: the connection holds its channels by weak references.
         self._channels = (channel, inbound)
         self._exchange = await channel.get_exchange(COMMANDS, ensure=False)
         self._reply_to = queue.name
         self._lost = lost
         self.generation += 1
+        if channel.is_closed or inbound.is_closed:
+            # In the moment before its callback was there.
+            self._lose(lost, "a channel was closed at once")
         self.up = not lost.done()
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
@@ -133,35 +173,58 @@ class Link:
         self._on_replies(replies)
 
     async def _keep(self) -> None:
+        clock = asyncio.get_running_loop().time
+        attempts = 0
         while True:
             assert self._lost is not None  # noqa: S101
+            since = clock()
             reason = await self._lost
             log.warning("link to %s lost: %s", self._masked, reason)
+            if clock() - since > SETTLED:
+                attempts = 0
             await self._disconnect()
-            await self._reconnect()
+            attempts = await self._reconnect(attempts)
             log.info("link to %s is up again", self._masked)
             self._on_up()
 
-    async def _reconnect(self) -> None:
-        attempts = 0
+    async def _reconnect(self, attempts: int) -> int:
+        """Try until it works. Give back the attempts, so that a connection that breaks at once does not come back
+        at once, again and again: a missing exchange does that.
+        """
         while True:
             # Jittered, so that clients that lost one broker do not come back as one.
-            await asyncio.sleep(random.uniform(0.5, 1.0) * min(MAX_PAUSE, 0.05 * 2**attempts))  # noqa: S311
+            pause = min(MAX_PAUSE, 0.05 * 2 ** min(attempts, 10))
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)  # noqa: S311
             attempts += 1
             try:
                 await self._connect()
-            except (AMQPError, OSError, TimeoutError, RuntimeError) as fault:
+            except asyncio.CancelledError:
+                if _cancelled():
+                    raise
+                log.info("no link to %s yet: the driver gave up", self._masked)
+            except Exception as fault:  # noqa: BLE001 - the driver's choice is wide, and nobody else would try again
                 log.info("no link to %s yet: %s", self._masked, type(fault).__name__)
-                await self._disconnect()
             else:
-                return
+                return attempts
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         self.up = False
+        self._channels = ()
         connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                async with asyncio.timeout(5):
-                    await connection.close()
-            except (AMQPError, OSError, TimeoutError, RuntimeError) as fault:
-                log.debug("closing the connection: %r", fault)
+        if connection is None:
+            return
+        try:
+            async with asyncio.timeout(GOODBYE_TIMEOUT):
+                await connection.close()
+        except asyncio.CancelledError:
+            if _cancelled():
+                raise
+        except Exception as fault:  # noqa: BLE001 - it is given up anyway
+            log.debug("closing the connection: %r", fault)
+
+
+def _cancelled() -> bool:
+    """Whether the task at hand was cancelled. The driver raises CancelledError for reasons of its own too."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

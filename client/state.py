@@ -2,19 +2,29 @@
 
 import asyncio
 import inspect
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import orjson
 import uuid_utils
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from ..events import AbsentError, ConflictError, ExpiredError, NotReadError, OutcomeUnknown
-from .entry import Entry
+from ..events import (
+    AbsentError,
+    ClosedError,
+    ConflictError,
+    ExpiredError,
+    NotReadError,
+    OutcomeUnknown,
+    RemoteError,
+    Unavailable,
+)
+from .calls import UnansweredError
 
 if TYPE_CHECKING:
     from .client import Client
@@ -31,24 +41,29 @@ Change = Callable[[T], T | Awaitable[T | None] | None]
 class _Operation(Generic[T]):
     kind: Literal["read", "write", "clear", "update"]
     done: asyncio.Future[None]
+    #: When it was called, counted in calls and starts of operations.
+    called: int
     #: Of a write: the value as JSON data, as it was when ``write`` was called.
     snapshot: Any = None
     change: Change[T] | None = None
     attempts: int = MAX_ATTEMPTS
-    #: Another operation stood before it when it was queued.
-    behind: bool = False
+    #: The handle's value when it was called, and when it had succeeded.
+    seen: T | None = None
+    result: T | None = None
 
 
 @dataclass(slots=True)
-class _Pending:
+class _Pending(Generic[T]):
     """A write whose outcome is unknown. It is sent again under its id before anything else happens."""
 
     id: str
     kind: Literal["save", "delete"]
     etag: str | None
     snapshot: Any = None
-    #: The snapshot is not the handle's value yet: it becomes that when it is known to be stored.
+    #: Of an update: the snapshot is not the handle's value yet; it becomes that when it is known to be stored.
     adopt: bool = False
+    #: Of a delete: the value that goes away with it. One that was set later stays.
+    seen: T | None = None
 
 
 class PersistentState(Generic[T]):
@@ -58,7 +73,7 @@ class PersistentState(Generic[T]):
 
     * ``write`` stores the value as it is at the call. Writes that have not started yet become one, of the latest
       value; so do clears.
-    * a ``read`` that waits behind an operation which succeeds is answered by it.
+    * a ``read`` that waits behind an operation which had not started either is answered by it, if that succeeds.
     * a failed operation fails nobody else, and leaves ``value`` and ``etag`` as they were.
     * cancelling a caller does not cancel the operation: it would leave the handle not knowing.
 
@@ -88,10 +103,14 @@ class PersistentState(Generic[T]):
         self._loaded = False
         self._etag: str | None = None
         self._version = 0
-        self._pending: _Pending | None = None
+        #: The value of that version, as JSON data.
+        self._stored: Any = None
+        self._pending: _Pending[T] | None = None
         self._queue: deque[_Operation[T]] = deque()
         self._runner: asyncio.Task[None] | None = None
-        self._last_succeeded = False
+        self._ticks = itertools.count()
+        #: When the last operation started that looked at the stored state and succeeded; -1 after one that failed.
+        self._looked = -1
 
     @property
     def key(self) -> str:
@@ -145,14 +164,9 @@ class PersistentState(Generic[T]):
         A handle that has not read, or found nothing, demands that the key is absent.
 
         :raises ConflictError: if it is not; ``read`` brings the handle up to date.
+        :raises TypeError: if the value does not fit the handle's type.
         """
-        snapshot = self._dump(self.value)
-        last = self._queue[-1] if self._queue else None
-        if last is not None and last.kind == "write":
-            last.snapshot = snapshot
-            await asyncio.shield(last.done)
-            return
-        await self._enqueue("write", snapshot=snapshot)
+        await self._enqueue("write", snapshot=self._dump(self.value))
 
     async def clear(self) -> None:
         """Delete the key, on condition that it is as this handle last knew it.
@@ -161,14 +175,12 @@ class PersistentState(Generic[T]):
 
         :raises ConflictError: if it moved on.
         """
-        last = self._queue[-1] if self._queue else None
-        if last is not None and last.kind == "clear":
-            await asyncio.shield(last.done)
-            return
         await self._enqueue("clear")
 
     async def update(self, change: Change[T], *, attempts: int = MAX_ATTEMPTS) -> T:
         """Read, change and write, again on conflict with the state that won, until it holds or attempts run out.
+
+        It begins with the version last read or written; what was done to ``value`` since plays no part.
 
         :param change: given a copy of the current value (the default's if the key is absent), changes it in place
             and returns None, or returns a new value. A plain or an async function; it may run several times.
@@ -178,8 +190,8 @@ class PersistentState(Generic[T]):
         :raises OutcomeUnknown: if one attempt's outcome is unknown; it is never repeated under another id.
         :raises TypeError: if ``change`` returns something that is no ``T``.
         """
-        await self._enqueue("update", change=change, attempts=attempts)
-        return self.value
+        operation = await self._enqueue("update", change=change, attempts=attempts)
+        return operation.result  # type: ignore[return-value]  # it is one since the operation succeeded
 
     # -- the queue
 
@@ -190,75 +202,94 @@ class PersistentState(Generic[T]):
         snapshot: Any = None,
         change: Change[T] | None = None,
         attempts: int = MAX_ATTEMPTS,
-    ) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        behind = self._runner is not None
-        self._queue.append(_Operation(kind, done, snapshot, change, attempts, behind))
-        if self._runner is None:
-            self._runner = asyncio.create_task(self._run())
-        await asyncio.shield(done)
+    ) -> _Operation[T]:
+        if self._runner is not None and asyncio.current_task() is self._runner:
+            raise RuntimeError(
+                "the function given to update cannot use the handle itself: it would wait for its own end"
+            )
+        called = next(self._ticks)
+        operation = self._queue[-1] if self._queue else None
+        if operation is not None and operation.kind == kind and kind in ("write", "clear"):
+            operation.snapshot = snapshot
+            operation.seen = self._value
+        else:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            operation = _Operation(kind, done, called, snapshot, change, attempts, seen=self._value)
+            self._queue.append(operation)
+            if self._runner is None:
+                self._runner = asyncio.create_task(self._run())
+        await asyncio.shield(operation.done)
+        return operation
 
     async def _run(self) -> None:
         while self._queue:
             operation = self._queue.popleft()
+            started = next(self._ticks)
             try:
-                await self._perform(operation)
+                if await self._perform(operation):
+                    self._looked = started
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the operation
-                self._last_succeeded = False
+                self._looked = -1
                 operation.done.set_exception(error)
                 operation.done.exception()  # the caller may have gone
             except BaseException:
-                operation.done.cancel()
+                # The event loop is being closed.
+                for waiting in (operation, *self._queue):
+                    waiting.done.cancel()
+                self._queue.clear()
+                self._runner = None
                 raise
             else:
-                self._last_succeeded = True
+                operation.result = self._value
                 operation.done.set_result(None)
         self._runner = None
 
-    async def _perform(self, operation: _Operation[T]) -> None:
-        answered = operation.behind and self._last_succeeded
+    async def _perform(self, operation: _Operation[T]) -> bool:
+        """Do it. Says whether the stored state was looked at on the way."""
         if self._pending is not None:
-            await self._find_out(self._pending)
+            await self._find_out(self._pending, operation)
         match operation.kind:
+            case "read" if self._looked > operation.called:
+                self._restore()
+                return False
             case "read":
-                if not answered:
-                    await self._read()
+                await self._read()
             case "write":
-                await self._save(operation.snapshot)
+                await self._send(_Pending(_new_id(), "save", self._etag, operation.snapshot))
             case "clear":
-                await self._delete()
+                if self._loaded and self._etag is None:
+                    # Nothing is there as far as this handle knows, and what it does not know it must not delete.
+                    self._drop(operation.seen)
+                    return False
+                await self._send(_Pending(_new_id(), "delete", self._etag, seen=operation.seen))
             case "update" if operation.change is not None:
                 await self._update(operation.change, operation.attempts)
+        return True
 
     # -- what they do
 
     async def _read(self) -> None:
         entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
-        self._adopt(entry)
-
-    def _adopt(self, entry: Entry | None) -> None:
         if entry is None:
-            self._know(None, 0)
+            self._know(None, 0, None)
             self._has_value, self._value = False, None
         else:
             value = self._load(entry.value)
-            self._know(entry.etag, entry.version)
+            self._know(entry.etag, entry.version, entry.value)
             self._set(value)
 
-    async def _save(self, snapshot: Any) -> None:
-        await self._send(_Pending(str(uuid_utils.uuid7()), "save", self._etag, snapshot))
-
-    async def _delete(self) -> None:
-        if self._loaded and self._etag is None:
-            return  # nothing is there as far as this handle knows, and what it does not know it must not delete
-        await self._send(_Pending(str(uuid_utils.uuid7()), "delete", self._etag))
+    def _restore(self) -> None:
+        """As a read that finds what the handle knows."""
+        if self._etag is None:
+            self._has_value, self._value = False, None
+        else:
+            self._set(self._load(self._stored))
 
     async def _update(self, change: Change[T], attempts: int) -> None:
+        etag, stored = self._etag, self._stored
         if not self._loaded:
-            await self._read()
-        etag = self._etag
-        # What a change works on is a copy, which becomes the handle's value when it is stored and not before.
-        current = self._dump(self.value)
+            entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
+            etag, stored = (None, None) if entry is None else (entry.etag, entry.value)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(ConflictError),
             stop=stop_after_attempt(attempts),
@@ -267,14 +298,14 @@ class PersistentState(Generic[T]):
         )
         async for attempt in retrying:
             with attempt:
+                # What a change works on is a copy, which becomes the handle's value when it is stored and not before.
+                current = stored if etag is not None else self._dump(self._fresh())
                 snapshot = self._dump(await self._changed(change, current))
-                pending = _Pending(str(uuid_utils.uuid7()), "save", etag, snapshot, adopt=True)
                 try:
-                    await self._send(pending, return_current=True)
+                    await self._send(_Pending(_new_id(), "save", etag, snapshot, adopt=True), return_current=True)
                 except ConflictError as conflict:
                     # The conflict brought the state that won, so that the next attempt needs no read.
-                    etag = conflict.actual
-                    current = conflict.current if etag is not None else self._dump(self._fresh())
+                    etag, stored = conflict.actual, conflict.current
                     raise
 
     async def _changed(self, change: Change[T], current: Any) -> T:
@@ -292,13 +323,26 @@ class PersistentState(Generic[T]):
                 "returns None, or returns the new value"
             ) from None
 
-    async def _find_out(self, pending: _Pending) -> None:
+    async def _find_out(self, pending: _Pending[T], operation: _Operation[T]) -> None:
         """Send the command whose outcome is unknown again, and take its answer for what it is."""
-        # If it was refused, nothing came of it, and the operation at hand sees the present state for itself.
-        with suppress(ConflictError, ExpiredError):
-            await self._send(pending)
+        # What an update has stored is not in the value that a write has taken its snapshot of: if the update took
+        # effect, the write has to meet a conflict, and not to wipe it out.
+        learn = not (pending.adopt and operation.kind == "write")
+        try:
+            await self._send(pending, again=True, learn=learn)
+        except (ConflictError, RemoteError):
+            pass  # the operation at hand sees the present state for itself
+        except ExpiredError:
+            if self._pending is not None:
+                raise
 
-    async def _send(self, pending: _Pending, *, return_current: bool = False) -> None:
+    async def _send(
+        self, pending: _Pending[T], *, return_current: bool = False, again: bool = False, learn: bool = True
+    ) -> None:
+        """Send a write, and learn from its success. It stays pending if its outcome is not known then.
+
+        :param again: it was sent before, so that an attempt which came to nothing says nothing of the one before.
+        """
         client, key = self._client, self._key
         self._pending = pending
         try:
@@ -313,25 +357,45 @@ class PersistentState(Generic[T]):
                     timeout=self._timeout,
                     id=pending.id,
                 )
-                self._know(entry.etag, entry.version)
-                if pending.adopt:
-                    self._set(self._load(pending.snapshot))
             else:
+                entry = None
                 await client.delete(key, etag=pending.etag, store=self._store, timeout=self._timeout, id=pending.id)
-                self._know(None, 0)
-                self._has_value, self._value = False, None
         except OutcomeUnknown:
-            raise  # and it stays pending
+            raise
+        except RemoteError:
+            # A worker failed at it, or answered what this client does not know. That may be so for ever.
+            if again:
+                self._pending = None
+            raise
+        except (Unavailable, ClosedError) as fault:
+            told = isinstance(fault, ExpiredError) and not isinstance(fault, UnansweredError)
+            if told or not again:
+                self._pending = None
+            raise
         except Exception:
             self._pending = None
             raise
         self._pending = None
+        if not learn:
+            return
+        if entry is None:
+            self._know(None, 0, None)
+            self._drop(pending.seen)
+        else:
+            self._know(entry.etag, entry.version, pending.snapshot)
+            if pending.adopt:
+                self._set(self._load(pending.snapshot))
 
-    def _know(self, etag: str | None, version: int) -> None:
-        self._loaded, self._etag, self._version = True, etag, version
+    def _know(self, etag: str | None, version: int, stored: Any) -> None:
+        self._loaded, self._etag, self._version, self._stored = True, etag, version, stored
 
     def _set(self, value: T) -> None:
         self._has_value, self._value = True, value
+
+    def _drop(self, value: T | None) -> None:
+        """Have no value any more, unless it is another one by now."""
+        if self._value is value:
+            self._has_value, self._value = False, None
 
     def _fresh(self) -> T:
         if self._default is None:
@@ -339,7 +403,14 @@ class PersistentState(Generic[T]):
         return self._default()
 
     def _dump(self, value: T) -> Any:
-        return self._adapter.dump_python(value, mode="json")
+        try:
+            return self._adapter.dump_python(value, mode="json", warnings="error")
+        except PydanticSerializationError as misfit:
+            raise TypeError(f"the value of {self._key!r} does not fit its type: {misfit}") from None
 
     def _load(self, data: Any) -> T:
         return self._adapter.validate_json(orjson.dumps(data))
+
+
+def _new_id() -> str:
+    return str(uuid_utils.uuid7())
