@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import Engine, Failure, say
-from standins import ROOT, build_worker
+from standins import ROOT, build_settings
 
 PROJECT = "holdfast-compose-test"
 TAG = "compose-test"
@@ -44,19 +44,17 @@ class Stack:
         env = {
             name: value
             for name, value in engine.env.items()
-            if not name.startswith(("MONGO_", "RABBITMQ_", "HOLDFAST_"))
+            if not name.startswith(("MONGO_", "RABBITMQ_", "HOLDFAST_", "COMPOSE_"))
         }
-        self._engine = Engine(
-            env | {"HOLDFAST_AMQP_PORT": str(port), "HOLDFAST_VERSION": TAG}, standins=engine.standins
-        )
+        env |= {"HOLDFAST_AMQP_PORT": str(port), "HOLDFAST_VERSION": TAG}
+        if engine.standins:
+            env |= build_settings()
+        self._engine = Engine(env, standins=engine.standins)
 
     def compose(self, *arguments: str, timeout: float = 120, check: bool = True) -> str:
-        return self._engine.docker(
-            *("compose", "--ansi", "never", "--project-name", PROJECT, "--project-directory", ROOT),
-            *("--file", ROOT / "compose.yaml", "--env-file", self._env_file, *arguments),
-            timeout=timeout,
-            check=check,
-        )
+        project = ("--ansi", "never", "--project-name", PROJECT, "--project-directory", str(ROOT))
+        files = ("--file", str(ROOT / "compose.yaml"), "--env-file", str(self._env_file))
+        return self._engine.docker("compose", *project, *files, *arguments, timeout=timeout, check=check)
 
     def demands_secrets(self) -> None:
         """Make sure that no secret can be forgotten: each one left out is a clear refusal, naming it."""
@@ -64,10 +62,17 @@ class Stack:
             rest = "".join(f"{other}={value}\n" for other, value in self._secrets.items() if other != name)
             incomplete = self._env_file.with_name("incomplete.env")
             incomplete.write_text(rest)
+            check: list[str | Path] = [
+                "compose",
+                "--file",
+                ROOT / "compose.yaml",
+                "--env-file",
+                incomplete,
+                "config",
+                "--quiet",
+            ]
             try:
-                self._engine.docker(
-                    *("compose", "--file", ROOT / "compose.yaml", "--env-file", incomplete, "config", "--quiet")
-                )
+                self._engine.docker(*check)
             except Failure as refusal:
                 if f"required variable {name} is missing" not in str(refusal):
                     raise
@@ -75,7 +80,7 @@ class Stack:
                 raise Failure(f"compose.yaml starts without {name}")
 
     def build(self) -> None:
-        build_worker(self._engine, f"holdfast-worker:{TAG}")
+        self.compose("build", "worker", timeout=600)
 
     def up(self, workers: int) -> float:
         """`docker compose up --wait`, with so many workers; the seconds that it took."""
@@ -109,11 +114,10 @@ class Stack:
             self._engine.docker("kill", container.id)
             self._engine.docker("start", container.id)
 
-    def stop(self, container: Container) -> tuple[float, int]:
-        """`docker compose stop`'s way: SIGTERM, with the service's grace period. Seconds, and the exit code."""
-        started = time.monotonic()
+    def stop(self, container: Container) -> int:
+        """SIGTERM, and SIGKILL when compose.yaml's grace period is over; the exit code."""
         self._engine.docker("stop", "--time", "30", container.id)
-        return time.monotonic() - started, self._inspect(container.id).exit_code
+        return self.now(container).exit_code
 
     def start(self, container: Container) -> None:
         self._engine.docker("start", container.id)
@@ -122,20 +126,20 @@ class Stack:
         """Return once the container runs again as another process; Failure if it doesn't come back."""
         deadline = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < deadline:
-            now = self._inspect(before.id)
+            now = self.now(before)
             if now.status == "running" and now.pid not in (0, before.pid):
                 return
             time.sleep(0.1)
-        raise Failure(f"{before.name} was not restarted:\n{self.logs()}")
+        raise Failure(f"{before.name} was not restarted")
 
     def wait_healthy(self, container: Container) -> None:
         """Return once the container's health check passes; Failure if it doesn't in time."""
         deadline = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < deadline:
-            if self._inspect(container.id).health == "healthy":
+            if self.now(container).health == "healthy":
                 return
             time.sleep(0.2)
-        raise Failure(f"{container.name} did not become healthy:\n{self.logs()}")
+        raise Failure(f"{container.name} did not become healthy")
 
     def logs(self, lines: int = 25) -> str:
         """The end of every container's log, for a failure's report."""
@@ -147,8 +151,9 @@ class Stack:
             *("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "worker", "-c", script), timeout=timeout
         )
 
-    def _inspect(self, identity: str) -> Container:
-        (described,) = json.loads(self._engine.docker("inspect", identity))
+    def now(self, container: Container) -> Container:
+        """The same container as it is at this moment."""
+        (described,) = json.loads(self._engine.docker("inspect", container.id))
         return _container(described)
 
 

@@ -48,15 +48,13 @@ def image_names() -> dict[str, str]:
     return names
 
 
-def build_worker(engine: Engine, name: str) -> None:
-    """Build the worker's image: with the host's network and pip's settings, where the engine is our own."""
-    arguments = ["build", "-t", name, "-f", str(ROOT / "deploy/Dockerfile")]
-    if engine.standins:
-        arguments.append("--network=host")
-        for setting in ("index-url", "extra-index-url"):
-            if value := _pip_setting(setting):
-                arguments += ["--build-arg", f"PIP_{setting.upper().replace('-', '_')}={value}"]
-    engine.docker(*arguments, ROOT, timeout=600)
+def build_settings() -> dict[str, str]:
+    """Settings for the build in compose.yaml, so that it finds the package index that this machine uses."""
+    settings = {"HOLDFAST_BUILD_NETWORK": "host"}
+    for name in ("index-url", "extra-index-url"):
+        if value := _pip_setting(name):
+            settings[f"PIP_{name.upper().replace('-', '_')}"] = value
+    return settings
 
 
 def versions(engine: Engine) -> dict[str, str]:
