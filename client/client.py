@@ -31,6 +31,7 @@ from .dispatcher import Dispatcher
 from .entry import Entry, Save, Service, to_datetime
 from .link import CONNECT_TIMEOUT, Link
 from .state import PersistentState
+from .turns import Turns
 
 T = TypeVar("T")
 
@@ -94,6 +95,8 @@ class Client:
         self._timeout = timeout
         self._store = store
         self._places = asyncio.Semaphore(max_in_flight)
+        #: Of the handles' updates.
+        self.turns = Turns()
         self._link = Link(
             url,
             name=name or f"client-{uuid_utils.uuid7()}",

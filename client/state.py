@@ -25,6 +25,7 @@ from ..events import (
     Unavailable,
 )
 from .calls import UnansweredError
+from .turns import Known, Turn
 
 if TYPE_CHECKING:
     from .client import Client
@@ -180,7 +181,9 @@ class PersistentState(Generic[T]):
     async def update(self, change: Change[T], *, attempts: int = MAX_ATTEMPTS) -> T:
         """Read, change and write, again on conflict with the state that won, until it holds or attempts run out.
 
-        It begins with the version last read or written; what was done to ``value`` since plays no part.
+        It begins with the version last read or written, or a newer one that another handle's update has stored
+        through the same client; what was done to ``value`` since plays no part. Updates of one key through one
+        client take turns, so that they do not meet in conflicts.
 
         :param change: given a copy of the current value (the default's if the key is absent), changes it in place
             and returns None, or returns a new value. A plain or an async function; it may run several times.
@@ -263,7 +266,9 @@ class PersistentState(Generic[T]):
                     return False
                 await self._send(_Pending(_new_id(), "delete", self._etag, seen=operation.seen))
             case "update" if operation.change is not None:
-                await self._update(operation.change, operation.attempts)
+                turn = self._client.turns.of(self._store, self._key)
+                async with turn.take():
+                    await self._update(operation.change, operation.attempts, turn)
         return True
 
     # -- what they do
@@ -285,9 +290,12 @@ class PersistentState(Generic[T]):
         else:
             self._set(self._load(self._stored))
 
-    async def _update(self, change: Change[T], attempts: int) -> None:
+    async def _update(self, change: Change[T], attempts: int, turn: Turn) -> None:
         etag, stored = self._etag, self._stored
-        if not self._loaded:
+        newest = turn.newest
+        if newest is not None and newest.version > self._version:
+            etag, stored = newest.etag, newest.value
+        elif not self._loaded:
             entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
             etag, stored = (None, None) if entry is None else (entry.etag, entry.value)
         retrying = AsyncRetrying(
@@ -307,6 +315,7 @@ class PersistentState(Generic[T]):
                     # The conflict brought the state that won, so that the next attempt needs no read.
                     etag, stored = conflict.actual, conflict.current
                     raise
+        turn.newest = Known(self._version, self._etag, self._stored)
 
     async def _changed(self, change: Change[T], current: Any) -> T:
         value = self._load(current)

@@ -35,7 +35,9 @@ def state_of(event: Event) -> State:
     """The state after an event."""
     if not event.exists:
         return State(event.version, False, None, event.time, b"null")
-    return State(event.version, True, event.etag, event.time, orjson.dumps(event.value))
+    # A copy: what orjson returns sits in the larger block that it was written to.
+    value = bytes(memoryview(orjson.dumps(event.value)))
+    return State(event.version, True, event.etag, event.time, value)
 
 
 class Knowledge:
