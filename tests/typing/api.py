@@ -1,0 +1,174 @@
+"""The public API as users write it, for the type checker alone: nothing runs this."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+import holdfast
+from holdfast import (
+    AbsentError,
+    Client,
+    ClosedError,
+    ConflictError,
+    DeniedError,
+    Entry,
+    ExpiredError,
+    HistoryEntry,
+    HoldfastError,
+    IdReusedError,
+    InvalidError,
+    NotReadError,
+    OutcomeUnknown,
+    PersistentState,
+    RemoteError,
+    Save,
+    Service,
+    TooLargeError,
+    Unavailable,
+    UnknownStoreError,
+)
+
+
+@dataclass
+class Cart:
+    items: list[str] = field(default_factory=list)
+
+
+class Profile(BaseModel):
+    name: str
+
+
+async def by_key() -> None:
+    async with holdfast.connect(
+        "amqp://localhost/", timeout=5, store="profiles", max_in_flight=100, name="me"
+    ) as client:
+        assert_type(client, Client)
+        saved = await client.save("user/42", {"name": "Ada"})
+        assert_type(saved, Entry)
+        assert_type(saved.etag, str)
+        assert_type(saved.version, int)
+        assert_type(saved.updated_at, datetime)
+        again = await client.save(
+            "user/42",
+            [1, 2.5, None, True, {"a": "b"}],
+            etag=saved.etag,
+            first_write=False,
+            store="default",
+            metadata={"by": "ada"},
+            return_current=True,
+            timeout=1.5,
+            id="import-17",
+        )
+        assert_type(again.value, Any)
+
+        entry = await client.read("user/42", consistency="eventual", store="default", timeout=1)
+        assert_type(entry, Entry | None)
+        if entry is not None:
+            assert_type(await client.delete("user/42", etag=entry.etag, metadata={"why": "gone"}), bool)
+
+        assert_type(await client.read_many(["a", "b"]), dict[str, Entry | None])
+        assert_type(await client.read_many(name for name in ("a", "b")), dict[str, Entry | None])
+        outcomes = await client.save_many({"a": 1, "b": None})
+        assert_type(outcomes, dict[str, Entry | HoldfastError])
+        await client.save_many([Save("a", 1), Save("b", 2, etag="1-x"), Save("c", 3, first_write=True)])
+
+        events = await client.history("user/42", after_version=3, limit=10)
+        assert_type(events, Sequence[HistoryEntry])
+        for event in events:
+            assert_type(event.version, int)
+            assert_type(event.author, str | None)
+
+        assert_type(await client.describe(), Service)
+
+
+async def handles(client: Client) -> None:
+    cart = client.state("user/42/cart", Cart, store="carts", default=Cart, timeout=3)
+    assert_type(cart, PersistentState[Cart])
+    await cart.read()
+    assert_type(cart.value, Cart)
+    cart.value.items.append("apple")
+    cart.value = Cart(["pear"])
+    await cart.write()
+    assert_type(cart.etag, str | None)
+    assert_type(cart.exists, bool)
+    assert_type(cart.version, int)
+    assert_type(cart.key, str)
+    await cart.clear()
+
+    def add(value: Cart) -> None:
+        value.items.append("pear")
+
+    def replace(value: Cart) -> Cart:
+        return Cart(value.items[:-1])
+
+    def either(value: Cart) -> Cart | None:
+        return None if value.items else Cart(["first"])
+
+    async def add_later(value: Cart) -> None:
+        await asyncio.sleep(0)
+        value.items.append("pear")
+
+    async def replace_later(value: Cart) -> Cart:
+        await asyncio.sleep(0)
+        return Cart(value.items)
+
+    assert_type(await cart.update(add), Cart)
+    await cart.update(replace)
+    await cart.update(either)
+    await cart.update(add_later)
+    await cart.update(replace_later)
+    await cart.update(lambda value: value.items.append("plum"), attempts=3)
+    await cart.update(lambda value: Cart(value.items * 2))
+
+    counter = client.state("visits", int, default=int)
+    assert_type(await counter.update(lambda count: count + 1), int)
+    assert_type(client.state("p", Profile), PersistentState[Profile])
+    assert_type(client.state("l", list[Profile], default=list), PersistentState[list[Profile]])
+    assert_type(client.state("d", dict[str, Any], default=dict), PersistentState[dict[str, Any]])
+
+
+async def mistakes(client: Client) -> None:
+    """What the type checker finds: each of these lines is a mistake, and says so if it ever is none."""
+    state = client.state("cart", Cart)
+    state.value = {"items": []}  # type: ignore[assignment]
+    await state.update(lambda cart: cart.items.pop())  # type: ignore[arg-type, return-value]
+    client.state("cart", Cart, default=dict)  # type: ignore[arg-type]
+    await client.read("k", consistency="sometimes")  # type: ignore[arg-type]
+    await client.save("k")  # type: ignore[call-arg]
+    await client.save("k", 1, "1-etag")  # type: ignore[call-arg]
+    (await client.read("k")).value  # type: ignore[union-attr]  # noqa: B018
+    await client.save_many([("k", 1)])  # type: ignore[list-item]
+
+
+async def errors(client: Client) -> None:
+    try:
+        await client.save("k", 1)
+    except ConflictError as conflict:
+        assert_type(conflict.key, str)
+        assert_type(conflict.expected, str | None)
+        assert_type(conflict.actual, str | None)
+        assert_type(conflict.version, int)
+        assert_type(conflict.winner, str | None)
+        assert_type(conflict.current, Any)
+    except (TooLargeError, IdReusedError) as invalid:
+        assert_type(invalid.code, str)
+        assert_type(invalid.field, str | None)
+    except InvalidError as invalid:
+        assert_type(invalid.code, str)
+    except OutcomeUnknown as unknown:
+        assert_type(unknown.id, str | None)
+        await client.save("k", 1, id=unknown.id)
+    except ExpiredError as late:
+        assert_type(late, ExpiredError)
+    except (Unavailable, TimeoutError):
+        pass
+    except RemoteError as remote:
+        assert_type(remote.code, str)
+    except (UnknownStoreError, DeniedError, ClosedError, NotReadError, AbsentError) as other:
+        raise SystemExit(str(other)) from other
+    except HoldfastError:
+        raise
