@@ -27,6 +27,9 @@ from .worker import run_worker
 
 T = TypeVar("T")
 
+#: Exit code for wrong arguments, as in sysexits.h: typer's own, 2, means that a key is absent.
+EX_USAGE = 64
+
 out = Console()
 err = Console(stderr=True)
 
@@ -34,6 +37,7 @@ app = typer.Typer(
     name="holdfast",
     help="Durable, versioned application state over RabbitMQ and MongoDB. "
     "Settings come from the environment, HOLDFAST_*; `holdfast worker --help` names them.",
+    epilog="Exit codes: 0 done, 1 failed, 2 the key is absent, 3 conflict, 64 wrong arguments.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -251,7 +255,7 @@ def main() -> None:
         if show is None:
             raise
         show()  # a mistake in the arguments, which typer words itself
-        sys.exit(getattr(fault, "exit_code", 2))
+        sys.exit(EX_USAGE)
 
 
 def _ask(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, timeout: float | None) -> T:

@@ -4,14 +4,19 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from yarl import URL
 
 from .events import HoldfastError
+from .events.commands import StoreName
 from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES, MAX_STORE_LENGTH
 from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
 from .stores import EventStore, StoreConfig, build_store
 from .worker import WorkerOptions
+
+
+_store_name: TypeAdapter[str] = TypeAdapter(StoreName)
 
 
 class SettingsError(HoldfastError, ValueError):
@@ -42,7 +47,9 @@ class Settings(BaseSettings):
     store_patience: float = Field(
         5.0, gt=0, le=60, description="Seconds without its store until a worker lets go of its partitions."
     )
-    drain_timeout: float = Field(25.0, gt=0, description="Seconds to finish what is in hand when asked to stop.")
+    drain_timeout: float = Field(
+        25.0, gt=0, allow_inf_nan=False, description="Seconds to finish what is in hand when asked to stop."
+    )
     max_value_bytes: int = Field(
         DEFAULT_MAX_VALUE_BYTES, ge=1, le=LARGEST_MAX_VALUE_BYTES, description="Largest value, as compact JSON."
     )
@@ -50,8 +57,22 @@ class Settings(BaseSettings):
     value_cache_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Memory for values, for reads.")
     queue_max_length: int = Field(1_000_000, ge=1, description="Messages that a partition's queue holds at most.")
     health_file: Path | None = Field(None, description="Written every second while the worker is ready.")
-    timeout: float = Field(15.0, gt=0, description="Seconds that a command of the command line waits for its answer.")
+    timeout: float = Field(
+        15.0, gt=0, allow_inf_nan=False, description="Seconds that a command of the command line waits for its answer."
+    )
     log_level: str = Field("INFO", pattern="^(?i:debug|info|warning|error)$", description="Least level that is logged.")
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _check_amqp_url(cls, url: SecretStr) -> SecretStr:
+        try:
+            parsed = URL(url.get_secret_value())
+            fits = parsed.scheme in ("amqp", "amqps") and bool(parsed.host)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError("not an AMQP URL, amqp://user:password@host:5672/vhost; encode what is special in them")
+        return url
 
     def worker_options(self) -> WorkerOptions:
         """The options of one worker process."""
@@ -107,8 +128,13 @@ def read_stores(path: Path) -> dict[str, StoreConfig]:
     except ValidationError as error:
         raise SettingsError(f"{path}: {_first_fault(error)}") from None
     for name in stores:
-        if "/" in name or not name or len(name) > MAX_STORE_LENGTH:
-            raise SettingsError(f"{path}: {name!r} is no store name: at most {MAX_STORE_LENGTH} characters, no slash")
+        try:
+            _store_name.validate_python(name)
+        except ValidationError:
+            raise SettingsError(
+                f"{path}: {name!r} is no store name: letters, digits, '_', '-' and '.', at most {MAX_STORE_LENGTH}, "
+                "a letter or digit first"
+            ) from None
     return stores
 
 
@@ -126,4 +152,6 @@ def load_settings(**given: Any) -> Settings:
 def _first_fault(error: ValidationError, *, upper: bool = False) -> str:
     fault = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(map(str, fault["loc"]))
-    return f"{place.upper() if upper else place}: {fault['msg']}"
+    # pydantic puts this before what our own validators say.
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place.upper() if upper else place}: {message}"

@@ -19,7 +19,7 @@ from .screen import Screen
 from .tour import Tour
 
 #: Departures by default: with them the tour takes less than a minute on two cores.
-DEFAULT_LIMIT = 100_000
+DEFAULT_LIMIT = 80_000
 
 
 def main() -> int:
