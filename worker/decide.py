@@ -4,7 +4,7 @@ The table is the one in docs/protocol.md. What comes out is provisional until th
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ..events import Event, Mutation, ReadCommand, Record, Refusal, SaveCommand, Status, make_etag
 from ..events.limits import FENCE_WINDOW_MS
@@ -12,6 +12,9 @@ from ..events.replies import error
 from ..stores import Head
 
 Answer = dict[str, Any]
+
+LATE: Final[Answer] = error(Status.EXPIRED, "deadline", "the deadline had passed before the command was applied")
+TOO_OLD: Final[Answer] = error(Status.EXPIRED, "too_old", "sent more than seven days ago, before the fence window")
 
 #: A key that never had an event.
 NEVER = Head(version=0, exists=False, id="", time=0)
@@ -34,18 +37,22 @@ def decide(command: Mutation, head: Head, *, now: int, author: str | None, diges
     An etag always wins over ``concurrency``; null is no etag, any other string that is not the current one is a
     mismatch, also the empty one. A key that is absent has no etag, so that nothing stale can create it again.
     """
-    late = expiry(command, now)
-    if late is not None:
-        return Rejection(late, recorded=True, about_key=False)
+    if is_too_old(command, now):
+        return Rejection(TOO_OLD, recorded=True, about_key=False)
+    refused: Answer | None = None
     if command.etag is not None:
         if not head.exists or command.etag != make_etag(head.version, head.id):
+            # Before the deadline: it leaves no record, and a repeat past the deadline is to be told the same.
             return Rejection(conflict(command, head), recorded=False, about_key=True)
     elif isinstance(command, SaveCommand):
         if command.concurrency == "first-write" and head.exists:
-            return Rejection(conflict(command, head), recorded=True, about_key=True)
+            refused = conflict(command, head)
     elif not head.exists:
-        answer = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
-        return Rejection(answer, recorded=True, about_key=True)
+        refused = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
+    if is_late(command, now):
+        return Rejection(LATE, recorded=True, about_key=False)
+    if refused is not None:
+        return Rejection(refused, recorded=True, about_key=True)
     return Event(
         id=command.id,
         key=command.key,
@@ -60,13 +67,21 @@ def decide(command: Mutation, head: Head, *, now: int, author: str | None, diges
     )
 
 
-def expiry(command: Mutation | ReadCommand, now: int) -> Answer | None:
-    """The refusal of a command that comes too late, or None if it is in time."""
-    if command.deadline is not None and now > command.deadline:
-        return error(Status.EXPIRED, "deadline", "the deadline had passed before the command was applied")
-    if command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS:
-        return error(Status.EXPIRED, "too_old", "sent more than seven days ago, before the fence window")
-    return None
+def expiry(command: ReadCommand, now: int) -> Answer | None:
+    """The refusal of a read that comes too late, or None if it is in time."""
+    if is_too_old(command, now):
+        return TOO_OLD
+    return LATE if is_late(command, now) else None
+
+
+def is_late(command: Mutation | ReadCommand, now: int) -> bool:
+    """Whether the deadline has passed."""
+    return command.deadline is not None and now > command.deadline
+
+
+def is_too_old(command: Mutation | ReadCommand, now: int) -> bool:
+    """Whether it comes from before the fence window."""
+    return command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS
 
 
 def conflict(command: Mutation, head: Head) -> Answer:

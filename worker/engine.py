@@ -204,16 +204,12 @@ class Engine:
         rejections: list[tuple[int, Step]],
         after: Fence | None,
     ) -> Fence | None:
-        def proved(number: int, step: Step) -> bool:
-            """An own append later in the batch proves that the key was exactly as the step saw it."""
-            return number < plan.last_write.get(step.request.command.key, -1) < settled
-
         strong: set[str] = set()
         eventual: set[str] = set()
         at: dict[int, int] = {}
         for number, step in reads:
             command = step.request.command
-            if proved(number, step):
+            if plan.proved(command.key, settled):
                 at[number] = step.head.version if step.head is not None else 0
             elif isinstance(command, ReadCommand) and command.consistency == "eventual":
                 head = step.head or self.knowledge.head(command.key)
@@ -223,9 +219,8 @@ class Engine:
                     at[number] = head.version
             else:
                 strong.add(command.key)
-        doubtful = {
-            key for _, step in rejections if plan.last_write.get(key := step.request.command.key, settled) >= settled
-        }
+        keys = {step.request.command.key for _, step in rejections}
+        doubtful = {key for key in keys if not plan.proved(key, settled)}
         ids = [step.request.command.id for _, step in rejections]
         looked = strong | doubtful
         if (looked or ids) and after is None:

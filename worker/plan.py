@@ -35,10 +35,20 @@ class Plan:
     records: list[Record] = field(default_factory=list)
     #: For each record, the number of its step.
     places: list[int] = field(default_factory=list)
-    #: The last step that appends an event of the key. A successful append proves that the key was known exactly.
-    last_write: dict[str, int] = field(default_factory=dict)
+    #: The first step that appends an event of the key.
+    first_write: dict[str, int] = field(default_factory=dict)
+    #: Keys whose head was known exactly before anything was decided.
+    exact: Container[str] = ()
     #: Keys with a rejection to be recorded that nothing has proved yet: they need a fenced look first.
     unproven: set[str] = field(default_factory=set)
+
+    def proved(self, key: str, settled: int) -> bool:
+        """Whether it is sure that the steps before ``settled``, which are done, saw the key as it was.
+
+        It is if the key was known exactly from the start, or if its first own event landed: that proves what those
+        in front of it saw, and what those behind it saw was true at that moment.
+        """
+        return key in self.exact or self.first_write.get(key, settled) < settled
 
 
 def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: Container[str], now: int) -> Plan:
@@ -48,7 +58,7 @@ def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: 
     :param exact: keys whose head is known from behind a fence, while these requests were waiting.
     :param now: service time in milliseconds.
     """
-    plan = Plan()
+    plan = Plan(exact=exact)
     own: dict[str, Head] = {}
     steps, records, places = plan.steps, plan.records, plan.places
     for request in requests:
@@ -65,7 +75,7 @@ def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: 
         decision = decide(command, head, now=now, author=author, digest=digest)
         if isinstance(decision, Event):
             own[key] = head_of(decision)
-            plan.last_write[key] = len(steps)
+            plan.first_write.setdefault(key, len(steps))
             places.append(len(steps))
             records.append(decision)
             steps.append(Step(request, answer_to(decision), head, decision))

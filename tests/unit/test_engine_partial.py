@@ -1,11 +1,14 @@
 """An append that stops in the middle: what precedes the failure is answered, and all the rest is decided again."""
 
+from collections.abc import Sequence
+
 import pytest
 from support.commands import Operation, apply, brief, delete, first, one, read, request, save, wire
 from support.engines import Clock, another_worker, engine_on
-from support.scripted import ScriptedStore, away, meanwhile, raising
+from support.scripted import Proceed, ScriptedStore, away, meanwhile, raising
 
-from holdfast.events import StoreError, StoreUnavailable
+from holdfast.events import Record, StoreError, StoreUnavailable
+from holdfast.stores import Appended, Outcome
 from holdfast.worker import Batch
 
 
@@ -206,3 +209,66 @@ async def test_a_conflict_with_an_earlier_command_of_the_batch_brings_its_value(
     assert [brief(answer) for answer in answers] == ["ok v2", "conflict etag_mismatch", "ok v3"]
     assert answers[1]["error"]["current"] == 1
     assert answers[1]["error"]["actual"] == answers[0]["etag"]
+
+
+async def test_a_read_in_front_of_a_save_that_landed_does_not_show_it() -> None:
+    """Given a read in front of two saves, when another worker comes between the two, then the read shows neither.
+
+    The first save has landed by then, so what the read saw in front of it is proved.
+    """
+    store = await ScriptedStore.opened()
+    engine = engine_on(store)
+    await one(engine, save("k", "before"))
+    commands = [save("k", 1), save("between", 1), save("k", 2)]
+
+    async def in_between(proceed: Proceed, records: Sequence[Record]) -> Appended:
+        await store.inner.append(records[:2])
+        await another_worker(store, save("k", "theirs"))()
+        appended = await store.inner.append(records[2:])
+        return Appended([Outcome.APPENDED] * 2 + list(appended.outcomes), None)
+
+    store.script("append", in_between)
+    answers = await apply(engine, read("k"), save("k", "no", etag="1-00000000"), *commands, read("k"))
+    assert [brief(answer) for answer in answers] == [
+        "ok v1",
+        "conflict etag_mismatch",
+        "ok v2",
+        "ok v1",
+        "ok v4",
+        "ok v4",
+    ]
+    assert answers[0]["value"] == "before"
+
+
+async def test_reads_and_refusals_of_a_key_show_one_state() -> None:
+    """Given a read, a conflict and a first-write of a key, when it moves after the look, then all show the same."""
+    store = await ScriptedStore.opened()
+    engine = engine_on(store)
+    await one(engine, save("k", 1))
+    store.script("append", meanwhile(another_worker(store, save("k", "theirs"))))
+    answers = await apply(engine, read("k"), save("k", 2, etag="1-00000000"), first("k", 3), read("k"))
+    assert [answer["version"] for answer in answers] == [1, 1, 1, 1]
+
+
+async def test_a_read_behind_a_save_needs_no_query_of_its_own() -> None:
+    """Given a save and a read of the same key, when the save has landed, then the read is answered by it."""
+    store = await ScriptedStore.opened()
+    engine = engine_on(store)
+    await one(engine, save("k", 1))
+    store.calls.clear()
+    answers = await apply(engine, save("k", 2), read("k"))
+    assert answers[1]["value"] == 2
+    assert store.calls == {"append": 1}
+
+
+async def test_a_mismatch_is_told_whether_the_deadline_has_passed_or_not() -> None:
+    """Given a save with a stale etag, when it comes again past its deadline, then it is told the same: a conflict."""
+    store = await ScriptedStore.opened()
+    clock = Clock()
+    engine = engine_on(store, clock)
+    await one(engine, save("k", 1))
+    command = save("k", 2, etag="1-00000000", deadline=clock.now() + 1000)
+    before = await one(engine, command)
+    clock.pass_(10)
+    assert await one(engine, command) == before
+    assert brief(before) == "conflict etag_mismatch"
