@@ -19,6 +19,7 @@ from rich.table import Table
 from .client import Client, connect
 from .client.entry import to_datetime
 from .events import ConflictError, HoldfastError, InvalidError
+from .events.codec import parse_json
 from .events.topology import DEFAULT_STORE
 from .health import check_health
 from .local import DEFAULT_DIRECTORY, LocalStack, LocalStackError
@@ -223,7 +224,8 @@ def history(
 
     async def call(client: Client) -> list[dict[str, Any]]:
         events = await client.history(key, after_version=after_version, limit=limit, store=store)
-        return [event.model_dump(exclude_none=True) for event in events]
+        # As they came: null is a value, and not the lack of one.
+        return [event.model_dump(exclude_unset=True) for event in events]
 
     events = _ask(call, amqp_url, timeout)
     if json:
@@ -260,7 +262,8 @@ def main() -> None:
 
 def _ask(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, timeout: float | None) -> T:
     settings = load_settings(amqp_url=amqp_url, timeout=timeout)
-    _quiet_libraries()
+    # What goes wrong on the way is mended, or said by the error at the end.
+    logging.disable()
 
     async def ask() -> T:
         async with connect(settings.amqp_url.get_secret_value(), timeout=settings.timeout, name="cli") as client:
@@ -271,9 +274,9 @@ def _ask(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, timeout: 
 
 def _json(text: str) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidError(f"not JSON: {error}. A text needs quotes: '\"text\"'", field="value") from None
+        return parse_json(text.encode())
+    except InvalidError as error:
+        raise InvalidError(f"{error}. A text needs quotes: '\"text\"'", field="value") from None
 
 
 def _print_json(data: Any) -> None:

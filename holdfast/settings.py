@@ -15,7 +15,6 @@ from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
 from .stores import EventStore, StoreConfig, build_store
 from .worker import WorkerOptions
 
-
 _store_name: TypeAdapter[str] = TypeAdapter(StoreName)
 
 
