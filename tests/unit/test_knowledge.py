@@ -14,7 +14,7 @@ MIB = 1024 * 1024
 
 #: Keys and ids by their number: of the usual size, of the largest, and where each character takes four bytes.
 TEXTS: dict[str, Callable[[str, int, int], str]] = {
-    "usual": lambda prefix, number, limit: f"{prefix}/{number:020}",
+    "usual": lambda prefix, number, _: f"{prefix}/{number:020}",
     "longest": lambda prefix, number, limit: f"{prefix}/{number}".ljust(limit, "x"),
     "widest": lambda prefix, number, limit: f"{prefix}/{number}".ljust(limit - 4, "x") + "\N{PARTY POPPER}",
 }
@@ -170,7 +170,7 @@ def test_an_older_value_does_not_replace_a_newer_one() -> None:
 
 
 def test_forgetting_leaves_values() -> None:
-    """Given a key that something went wrong with, when it is forgotten, then its value is right for its version still."""
+    """Given a key that something went wrong with, when it is forgotten, then its value is still right."""
     knowledge = Knowledge(head_bytes=1000, state_bytes=10_000)
     knowledge.learn_head("k", head(1))
     knowledge.learn_state("k", state(1))
