@@ -20,7 +20,7 @@ from typing import Any
 import pika  # type: ignore[import-untyped]
 import pika.exceptions  # type: ignore[import-untyped]
 import pytest
-from support.service import Service, running_worker
+from support.service import PARTITIONS, Service, running_worker
 
 from holdfast.local import RabbitServer
 from holdfast.local.cache import install
@@ -538,6 +538,51 @@ def test_a_reply_address_that_is_gone_costs_only_the_reply(raw: Raw) -> None:
     again = raw.ask(command, raw.partition("lost"))
     assert (again["status"], again["version"]) == ("ok", 1)
     assert raw.ask(read("lost"), "lost")["version"] == 1
+
+
+# What the broker says.
+
+
+def test_before_the_first_worker_there_is_no_exchange(amqp_url: str) -> None:
+    """Given a broker that no worker has been at, when a command is published, then the channel is closed."""
+    sender = Raw(Service(amqp_url, "", PARTITIONS))
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="404"):
+        sender.send(save("k"), "k")
+    sender.close()
+
+
+def test_a_full_queue_gives_a_negative_confirm(amqp_url: str, mongo_url: str) -> None:
+    """Given queues of three messages and no worker, when more are sent, then the rest is refused and not applied."""
+    with running_worker(amqp_url, mongo_url, queue_max_length=3) as service:
+        sender = Raw(service)
+
+    def takes(number: int) -> bool:
+        try:
+            sender.send(save("full", number), sender.partition("full"))
+        except pika.exceptions.NackError:
+            return False
+        return True
+
+    # The broker counts a little late, so a few more than three may pass.
+    taken = next(number for number in range(100) if not takes(number))
+    assert taken >= 3
+    with running_worker(amqp_url, mongo_url, queue_max_length=3):
+        sender.wait(lambda: sender.ask(read("full"), sender.partition("full"))["version"] == taken)
+    sender.close()
+
+
+def test_messages_that_run_out_are_buried_by_the_broker(amqp_url: str, mongo_url: str) -> None:
+    """Given no worker, when a message has an expiration, then the broker buries it as it is and says why."""
+    with running_worker(amqp_url, mongo_url) as service:
+        sender = Raw(service)
+    command = save("late", 1)
+    sender.send(command, sender.partition("late"), expiration="1", message_id="m")
+    properties, letter = sender.dead_letter()
+    assert json.loads(letter) == command
+    assert properties.message_id == "m"
+    assert properties.headers["x-first-death-reason"] == "expired"
+    assert "x-death" in properties.headers
+    sender.close()
 
 
 # Time.

@@ -1,0 +1,94 @@
+"""docs/protocol.md names everything that can be said on the wire."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from holdfast.events import (
+    DeleteCommand,
+    DescribeCommand,
+    ErrorInfo,
+    HistoryCommand,
+    HistoryEntry,
+    ReadCommand,
+    Reply,
+    SaveCommand,
+    Status,
+    limits,
+    topology,
+)
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+WORDS = set(re.findall(r"[`\"]([\w.-]+)[`\"]", PAGE))
+COMMANDS: list[type[BaseModel]] = [SaveCommand, DeleteCommand, ReadCommand, HistoryCommand, DescribeCommand]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_field_of_a_command_is_in_the_table(command: type[BaseModel]) -> None:
+    """Given a command's model, when the table of fields is read, then it lists the field for that command."""
+    table = PAGE.split("## Commands")[1].split("## ")[0]
+    rows = {cells[1].strip(" `"): cells[3] for line in table.splitlines() if len(cells := line.split("|")) > 4}
+    (name,) = get_args(command.model_fields["op"].annotation)
+    for field in command.model_fields:
+        where = rows[field]
+        assert f"`{name}`" in where or "all" in where, f"{field} of {name}"
+    for field, where in rows.items():
+        if f"`{name}`" in where and "all but" not in where:
+            assert field in command.model_fields, f"{name} has no {field}"
+
+
+@pytest.mark.parametrize("model", [Reply, ErrorInfo, HistoryEntry])
+def test_every_field_of_a_reply_is_named(model: type[BaseModel]) -> None:
+    """Given a reply's model, when the page is read, then it names each field."""
+    assert set(model.model_fields) <= WORDS
+
+
+def test_every_status_is_named() -> None:
+    """Given the statuses, when the page is read, then it names each."""
+    assert {status.value for status in Status} <= WORDS
+
+
+def test_every_error_code_is_named() -> None:
+    """Given the codes that stand in the sources, when the page is read, then it names each, and no invented one."""
+    codes: set[str] = set()
+    for path in [*(ROOT / "events").glob("*.py"), *(ROOT / "worker").glob("*.py")]:
+        source = path.read_text(encoding="utf-8")
+        codes |= set(re.findall(r'(?:code|reason)(?:: str)?\s*=\s*"(\w+)"', source))
+        codes |= set(re.findall(r'error\(\s*Status\.\w+,\s*"(\w+)"', source))
+        codes |= set(re.findall(r'\bcode, message = "(\w+)"', source))
+    # bad_<field> is made of the field's name.
+    fields = {field for command in COMMANDS for field in command.model_fields} - {"v", "op"}
+    codes |= {f"bad_{field}" for field in fields}
+    assert {"malformed", "exists", "etag_mismatch", "absent", "deadline", "id_reused", "queue_full"} <= codes
+    # The default of InvalidError's argument, which nothing on the wire uses.
+    codes.discard("invalid")
+    assert codes - WORDS == set()
+    tables = PAGE.split("### Statuses and error codes")[1].split("## Ids")[0]
+    named = {word for word in re.findall(r"`(\w+)`", tables) if word.startswith(("bad_", "too_", "duplicate_", "id_r"))}
+    assert named - codes == set()
+
+
+def test_names_and_limits_are_those_of_the_code() -> None:
+    """Given names on the broker and limits, when the page is read, then it has the same."""
+    for name in (
+        topology.COMMANDS,
+        topology.INGRESS,
+        topology.DEAD,
+        topology.RESERVED_PREFIX,
+        topology.REASON_HEADER,
+        topology.DETAIL_HEADER,
+    ):
+        assert f"`{name}`" in PAGE
+    assert f"1 to {limits.MAX_KEY_BYTES} bytes" in PAGE
+    assert f"1 to {limits.MAX_ID_BYTES} bytes" in PAGE
+    assert f"1 to {limits.MAX_STORE_LENGTH} of" in PAGE
+    assert f"{limits.MAX_METADATA_ENTRIES} entries, {limits.MAX_METADATA_BYTES:,} bytes" in PAGE
+    assert f"1 to {limits.MAX_PAGE:,}" in PAGE
+    assert f"At most {limits.MAX_DEPTH} levels" in PAGE
+    assert f'"value_bytes": {limits.DEFAULT_MAX_VALUE_BYTES}, "message_bytes": {limits.MAX_MESSAGE_BYTES}' in PAGE
+    assert f"version {limits.PROTOCOL_VERSION}" in PAGE
+    assert limits.FENCE_WINDOW_MS == 7 * 24 * 3600 * 1000
