@@ -12,20 +12,25 @@ from typing import Any
 
 import aio_pika
 import uuid_utils
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed, DeliveryError
+from aiormq.abc import DeliveredMessage
 from yarl import URL
 
 from ..events import HoldfastError, partition_queue
 from ..events.topology import COMMANDS, DEAD, DETAIL_HEADER, HOP_HEADER, INGRESS, REASON_HEADER
+from ..events.urls import mask_url
 from .delivery import Delivery
 from .options import WorkerOptions
 from .ownership import priority
+from .properties import read_what_is_readable
 
 log = logging.getLogger(__name__)
 
-#: Seconds for connecting, and for a confirm.
+#: Seconds for connecting, for an answer of the broker, and for a confirm.
 TIMEOUT = 15.0
+#: Seconds for saying goodbye to a connection that may be dead.
+GOODBYE_TIMEOUT = 5.0
 #: The consumer timeout of the partition queues, in milliseconds: far above anything the worker holds a message for.
 CONSUMER_TIMEOUT_MS = 6 * 3600 * 1000
 #: Characters of a dead letter's detail, which may quote what was sent: headers have to fit into one frame.
@@ -38,12 +43,21 @@ class BrokerLostError(HoldfastError):
 
 @contextmanager
 def translated(doing: str, *, passing: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-    """Turn what the driver raises when a connection or channel is gone, or goes while it is used, into ours."""
+    """Turn what the driver raises when a connection or channel is gone, or goes while it is used, into ours.
+
+    Its choice is wide: errors of its own, RuntimeError, a bare Exception, and CancelledError for what waits on a
+    connection that it finds dead.
+    """
     try:
         yield
     except passing:
         raise
-    except (AMQPError, OSError, RuntimeError) as fault:
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise BrokerLostError(f"{doing}: the driver gave up") from None
+    except Exception as fault:
         raise BrokerLostError(f"{doing}: {fault!r}") from fault
 
 
@@ -54,7 +68,7 @@ class AmqpBroker:
         self._options = options
         self._url = URL(options.amqp_url).update_query(heartbeat=str(options.heartbeat))
         self._connections: list[AbstractConnection] = []
-        self._consumers: list[tuple[AbstractQueue, str]] = []
+        self._consumers: list[str] = []
         self._closing = False
         self._counter = 0
         #: Set with the reason when anything of the session breaks.
@@ -64,13 +78,18 @@ class AmqpBroker:
     async def open(self) -> None:
         """Connect, and make sure that exchanges and queues are there.
 
-        :raises AMQPError, OSError: if the broker cannot be reached or refuses.
+        :raises BrokerLostError: if the broker cannot be reached, refuses, or does not answer.
         """
+        with translated(f"connecting to {mask_url(self._options.amqp_url)}"):
+            await self._open()
+
+    async def _open(self) -> None:
+        read_what_is_readable()
         self._consuming = await self._connect("consume")
         self._publishing = await self._connect("publish")
         await self._declare()
         self._inbound = await self._channel(self._consuming, publisher_confirms=False)
-        await self._inbound.set_qos(prefetch_count=self._options.prefetch)
+        await self._inbound.set_qos(prefetch_count=self._options.prefetch, timeout=TIMEOUT)
         self._replies = await self._channel(self._publishing, publisher_confirms=False)
         self._confirmed = await self._channel(self._publishing, publisher_confirms=True, on_return_raises=True)
         inbound = await self._inbound.get_underlay_channel()
@@ -86,13 +105,14 @@ class AmqpBroker:
             timeout=TIMEOUT,
             client_properties={"connection_name": f"holdfast worker {self._options.name} ({purpose})"},
         )
-        connection.close_callbacks.add(lambda _, reason: self._lose(f"connection closed: {reason}"))
+        connection.close_callbacks.add(lambda _, reason: self._lose(f"connection closed: {reason!r}"))
         self._connections.append(connection)
         return connection
 
     async def _channel(self, connection: AbstractConnection, **options: Any) -> AbstractChannel:
-        channel = await connection.channel(**options)
-        channel.close_callbacks.add(lambda _, reason: self._lose(f"channel closed: {reason}"))
+        async with asyncio.timeout(TIMEOUT):
+            channel = await connection.channel(**options)
+        channel.close_callbacks.add(lambda _, reason: self._lose(f"channel closed: {reason!r}"))
         return channel
 
     def _lose(self, reason: str) -> None:
@@ -101,12 +121,13 @@ class AmqpBroker:
 
     async def _declare(self) -> None:
         options = self._options
-        channel = await self._consuming.channel()
-        await channel.declare_exchange(INGRESS, aio_pika.ExchangeType.FANOUT, durable=True)
-        commands = await channel.declare_exchange(
-            COMMANDS, aio_pika.ExchangeType.DIRECT, durable=True, arguments={"alternate-exchange": INGRESS}
-        )
-        await channel.close()
+        async with asyncio.timeout(TIMEOUT):
+            channel = await self._consuming.channel()
+            await channel.declare_exchange(INGRESS, aio_pika.ExchangeType.FANOUT, durable=True)
+            commands = await channel.declare_exchange(
+                COMMANDS, aio_pika.ExchangeType.DIRECT, durable=True, arguments={"alternate-exchange": INGRESS}
+            )
+            await channel.close()
         await self._declare_queue(DEAD, {"x-queue-type": "quorum"})
         guarded = {
             "x-queue-type": "quorum",
@@ -128,17 +149,18 @@ class AmqpBroker:
     async def _declare_queue(
         self, name: str, arguments: dict[str, Any], *, bind_to: str | None = None, routing_key: str = ""
     ) -> None:
-        channel = await self._consuming.channel()
-        try:
-            queue = await channel.declare_queue(name, durable=True, arguments=arguments)
-        except ChannelPreconditionFailed as differs:
-            # Arguments of a queue cannot be changed. What an operator declared stands; policies can tighten it.
-            log.warning("queue %s exists with other arguments and is used as it is: %s", name, differs)
+        async with asyncio.timeout(TIMEOUT):
             channel = await self._consuming.channel()
-            queue = await channel.declare_queue(name, durable=True, passive=True)
-        if bind_to is not None:
-            await queue.bind(bind_to, routing_key)
-        await channel.close()
+            try:
+                queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+            except ChannelPreconditionFailed as differs:
+                # Arguments of a queue cannot be changed. What an operator declared stands; policies can tighten it.
+                log.warning("queue %s exists with other arguments and is used as it is: %s", name, differs)
+                channel = await self._consuming.channel()
+                queue = await channel.declare_queue(name, durable=True, passive=True)
+            if bind_to is not None:
+                await queue.bind(bind_to, routing_key)
+            await channel.close()
 
     async def _probe_impersonation(self) -> bool:
         """Whether the account may publish under another's user-id, so that forwarding keeps the author."""
@@ -153,22 +175,25 @@ class AmqpBroker:
 
     async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
         """Begin to take messages, of every partition with this worker's priority for it."""
-        name = self._options.name
         for partition in range(self._options.partitions):
 
-            async def on_message(message: AbstractIncomingMessage, partition: int = partition) -> None:
-                self._guard(lambda: partitions(Delivery.of(message), partition))
+            def take(delivery: Delivery, partition: int = partition) -> None:
+                partitions(delivery, partition)
 
-            queue = await self._inbound.get_queue(partition_queue(partition), ensure=False)
-            tag = await queue.consume(on_message, arguments={"x-priority": priority(name, partition)})
-            self._consumers.append((queue, tag))
+            await self._consume(partition_queue(partition), partition, take)
+        await self._consume(INGRESS, INGRESS, ingress)
 
-        async def on_ingress(message: AbstractIncomingMessage) -> None:
-            self._guard(lambda: ingress(Delivery.of(message)))
+    async def _consume(self, queue: str, preferred: int | str, take: Callable[[Delivery], None]) -> None:
+        # Not by way of aio-pika's own messages: they look at properties that are none of our business, and one that
+        # they find wrong leaves its message unacknowledged for ever, without a word.
+        async def on_message(message: DeliveredMessage) -> None:
+            self._guard(lambda: take(Delivery.of(message)))
 
-        queue = await self._inbound.get_queue(INGRESS, ensure=False)
-        tag = await queue.consume(on_ingress, arguments={"x-priority": priority(name, INGRESS)})
-        self._consumers.append((queue, tag))
+        with translated(f"consuming {queue}"):
+            channel = await self._inbound.get_underlay_channel()
+            arguments: dict[str, Any] = {"x-priority": priority(self._options.name, preferred)}
+            consuming = await channel.basic_consume(queue, on_message, arguments=arguments, timeout=TIMEOUT)
+        self._consumers.append(consuming.consumer_tag or "")
 
     def _guard(self, take: Callable[[], None]) -> None:
         """A fault in taking a message ends the session loudly: the message would never be acknowledged."""
@@ -181,8 +206,10 @@ class AmqpBroker:
     async def stop_consuming(self) -> None:
         """Take no more messages. Those in hand can still be acknowledged."""
         consumers, self._consumers = self._consumers, []
-        for queue, tag in consumers:
-            await queue.cancel(tag)
+        with translated("stopping to consume"):
+            channel = await self._inbound.get_underlay_channel()
+            for tag in consumers:
+                await channel.basic_cancel(tag, timeout=TIMEOUT)
 
     async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
         """Publish a reply. A reply address that is gone loses it in silence, as AMQP has it."""
@@ -216,8 +243,9 @@ class AmqpBroker:
             body,
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            # It becomes the id of a command that has none, so it must be unique for ever.
-            message_id=delivery.message_id or str(uuid_utils.uuid7()),
+            # It becomes the id of a command that has none, so it must be unique for ever. The parts of an array need
+            # different ones: by it the driver tells which message was returned.
+            message_id=(not delivery.is_array and delivery.message_id) or str(uuid_utils.uuid7()),
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
             user_id=delivery.author if self._may_impersonate or delivery.author == self._url.user else None,
@@ -248,7 +276,8 @@ class AmqpBroker:
             self.lost.exception()
         for connection in self._connections:
             try:
-                async with asyncio.timeout(5):
-                    await connection.close()
-            except (AMQPError, OSError, TimeoutError) as fault:
-                log.debug("closing a connection: %r", fault)
+                with translated("closing a connection"):
+                    async with asyncio.timeout(GOODBYE_TIMEOUT):
+                        await connection.close()
+            except BrokerLostError as fault:
+                log.debug("%s", fault)

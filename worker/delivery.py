@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
 
 from ..events.topology import HOP_HEADER, RESERVED_PREFIX
+from .properties import UNREADABLE_HEADER
 
 #: From this delivery on, a message and the commands in it are handled one at a time.
 SUSPECT_FROM = 3
@@ -33,17 +34,18 @@ class Delivery:
     remaining: int = 0
 
     @classmethod
-    def of(cls, message: AbstractIncomingMessage) -> "Delivery":
-        """Read the properties that matter off an incoming message."""
-        headers = message.headers
+    def of(cls, message: DeliveredMessage) -> "Delivery":
+        """Read the properties that matter off an incoming message, and only those: the others may be anything."""
+        properties = message.header.properties
+        headers = properties.headers or {}
         count = headers.get("x-delivery-count", 0)
         return cls(
             tag=message.delivery_tag or 0,
             body=message.body,
-            reply_to=message.reply_to or None,
-            correlation_id=message.correlation_id,
-            message_id=message.message_id,
-            author=message.user_id,
+            reply_to=properties.reply_to or None,
+            correlation_id=properties.correlation_id,
+            message_id=properties.message_id,
+            author=properties.user_id,
             redelivered=bool(message.redelivered),
             # The broker counts the deliveries that failed before this one.
             suspect=isinstance(count, int) and count >= SUSPECT_FROM - 1,
@@ -55,6 +57,12 @@ class Delivery:
     def reply_address_is_reserved(self) -> bool:
         """Whether the sender names one of Holdfast's own queues for the reply, which nobody may."""
         return self.reply_to is not None and self.reply_to.startswith(RESERVED_PREFIX)
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why the properties could not be read, if they could not."""
+        fault = self.headers.get(UNREADABLE_HEADER)
+        return None if fault is None else str(fault)
 
 
 class Acknowledger:

@@ -36,6 +36,10 @@ class Forwarder:
 
     async def take(self, delivery: Delivery) -> None:
         """Forward a message from the ingress queue."""
+        if delivery.unreadable is not None:
+            # Who waits for an answer, and for which, is not known.
+            self._outbox.bury_whole(delivery, reason="bad_properties", detail=delivery.unreadable)
+            return
         parts, is_array = sort_by_partition(delivery.body, self._partitions)
         delivery.is_array = is_array
         self._outbox.expect(delivery, sum(len(items) for _, items in parts.values()))

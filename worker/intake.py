@@ -70,15 +70,11 @@ class Intake:
     def take(self, delivery: Delivery, partition: int) -> None:
         """Take one message from the queue of a partition."""
         outbox = self._outbox
+        if delivery.unreadable is not None:
+            outbox.bury_whole(delivery, reason="bad_properties", detail=delivery.unreadable)
+            return
         if delivery.reply_address_is_reserved:
-            outbox.expect(delivery, 1)
-            outbox.bury(
-                delivery,
-                delivery.body,
-                reason="bad_reply_to",
-                detail="reply_to names one of Holdfast's own queues",
-            )
-            outbox.answer(delivery, None)
+            outbox.bury_whole(delivery, reason="bad_reply_to", detail="reply_to names one of Holdfast's own queues")
             return
         try:
             decoded = decode_commands(delivery.body, message_id=delivery.message_id or str(uuid_utils.uuid7()))

@@ -78,6 +78,12 @@ class Outbox:
         self._load.dead.append((delivery, body, reason, detail))
         self._wake.set()
 
+    def bury_whole(self, delivery: Delivery, *, reason: str, detail: str) -> None:
+        """Put a message into the dead letter queue as it came. Nothing else is done with it."""
+        self.expect(delivery, 1)
+        self.bury(delivery, delivery.body, reason=reason, detail=detail)
+        self.answer(delivery, None)
+
     def _finish(self, delivery: Delivery) -> None:
         self._load.done.append(delivery.tag)
         self._wake.set()

@@ -8,10 +8,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-
-from aio_pika.exceptions import AMQPError
+from typing import Any
 
 from ..events import StoreConfigError, StoreUnavailable, Topology
 from ..events.topology import DEFAULT_STORE
@@ -110,8 +109,10 @@ class Worker:
             began = time.monotonic()
             try:
                 await self._run_session(topology)
-            # What uses a channel that is closed meanwhile gets a RuntimeError from the driver.
-            except (BrokerLostError, StoreLostError, StoreUnavailable, AMQPError, OSError, RuntimeError) as loss:
+            except Exception as loss:
+                # Whatever it is: a worker that ended would leave its work to another one that meets the same.
+                if not isinstance(loss, BrokerLostError | StoreLostError | StoreUnavailable):
+                    log.exception("a session ended in a way that nobody foresaw")
                 losses = 1 if time.monotonic() - began > SETTLED else losses + 1
                 # Growing, so that a worker that cannot work does not wear out the messages' delivery limit;
                 # jittered, so that workers that lost one broker do not come back as one.
@@ -120,13 +121,10 @@ class Worker:
                 await self._pause(pause)
 
     async def _run_session(self, topology: Topology) -> None:
-        for store in self._stores.values():
-            await store.health()
-        for engine in self._engines.values():
-            engine.knowledge.clear()
         broker = AmqpBroker(self._options)
         try:
-            await broker.open()
+            if not await self._unless_stopped(self._prepare(broker)):
+                return
             session = Session(
                 broker,
                 engines=self._engines,
@@ -139,6 +137,27 @@ class Worker:
             self.ready.clear()
             self._news.set()
             await broker.close()
+
+    async def _prepare(self, broker: AmqpBroker) -> None:
+        for store in self._stores.values():
+            await store.health()
+        for engine in self._engines.values():
+            engine.knowledge.clear()
+        await broker.open()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do it, or leave it when the worker is asked to stop. Says whether it was done."""
+        doing, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                return False
+            doing.result()
+            return True
+        finally:
+            for task in (doing, stopped):
+                task.cancel()
+            await asyncio.gather(doing, stopped, return_exceptions=True)
 
     def _announce(self) -> None:
         log.info(

@@ -81,11 +81,7 @@ class Session:
             on_ready()
             await self._until(stopping.wait())
             log.info("draining: finishing what is in hand")
-            async with asyncio.timeout(self._options.drain_timeout):
-                await broker.stop_consuming()
-                await self._until(self._outbox.idle())
-        except TimeoutError:
-            log.warning("drain took over %g s: the rest is left to other workers", self._options.drain_timeout)
+            await self._drain()
         finally:
             tasks = list(self._tasks)
             for task in tasks:
@@ -93,6 +89,17 @@ class Session:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._broken.done():
                 self._broken.exception()  # seen: it was raised above, or came of the cancelling
+
+    async def _drain(self) -> None:
+        limit = asyncio.timeout(self._options.drain_timeout)
+        try:
+            async with limit:
+                await self._broker.stop_consuming()
+                await self._until(self._outbox.idle())
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("drain took over %g s: the rest is left to other workers", self._options.drain_timeout)
 
     async def _until(self, waiting: Coroutine[Any, Any, Any]) -> None:
         """Wait for something, unless the broker or a task of the session fails first."""
@@ -136,6 +143,11 @@ class Session:
             )
         except StoreUnavailable:
             answer = error(Status.UNAVAILABLE, "store_away", "the store cannot be reached at the moment")
+        except Exception as fault:
+            log.exception("history %s cannot be read", command.id)
+            answer = error(Status.INTERNAL, "internal", "the worker could not process this command")
+            body = command.model_dump_json(exclude_unset=True).encode()
+            self._outbox.bury(delivery, body, reason="internal", detail=type(fault).__name__)
         else:
             # Of an event that saved null, null is the value, and not the lack of one.
             events = [

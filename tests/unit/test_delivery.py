@@ -1,13 +1,14 @@
 """What a delivery tells about its message, and which deliveries are acknowledged when."""
 
 import itertools
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import AbstractChannel, DeliveredMessage
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from holdfast.events.topology import HOP_HEADER
 from holdfast.worker.delivery import Acknowledger, Delivery
@@ -75,19 +76,18 @@ def test_nothing_finished_takes_no_frame() -> None:
     assert Acknowledger().finish([]) == []
 
 
-def message(**properties: Any) -> AbstractIncomingMessage:
+def message(*, redelivered: bool = False, **properties: Any) -> DeliveredMessage:
     """An incoming message as the driver gives it."""
     fields: dict[str, Any] = {
-        "delivery_tag": 7,
-        "body": b"{}",
         "reply_to": "amq.gen-1",
         "correlation_id": "c",
         "message_id": "m",
         "user_id": "ada",
-        "redelivered": False,
-        "headers": {},
+        "headers": None,
     }
-    return cast("AbstractIncomingMessage", SimpleNamespace(**fields | properties))
+    header = ContentHeader(body_size=2, properties=Basic.Properties(**fields | properties))
+    delivery = Basic.Deliver("tag", 7, redelivered, "holdfast.commands", "0")
+    return DeliveredMessage(delivery, header, b"{}", cast("AbstractChannel", None))
 
 
 def test_properties_are_taken_over() -> None:

@@ -1,0 +1,100 @@
+"""Services of real worker processes, which a test may kill, freeze and starve."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aio_pika
+
+from holdfast.local import Addresses, MongoReplicaSet, RabbitServer, WorkerServer
+from holdfast.local.process import load_state
+
+PARTITIONS = 4
+
+
+class Cluster:
+    """Workers, as processes, of one service; and the servers that it lives on."""
+
+    def __init__(
+        self, directory: Path, rabbit: RabbitServer, vhost: str, mongo: MongoReplicaSet, database: str
+    ) -> None:
+        self._directory = directory
+        self._names = itertools.count(1)
+        self.rabbit = rabbit
+        self.vhost = vhost
+        self.mongo = mongo
+        self.amqp_url = rabbit.url(vhost)
+        self.mongo_url = mongo.url(database)
+        self.workers: list[WorkerServer] = []
+
+    def worker(self, name: str | None = None, **settings: object) -> WorkerServer:
+        """A worker that is not started yet. Settings are those of the environment, in lower case."""
+        name = name or f"worker-{next(self._names)}"
+        settings = {
+            "worker_name": name,
+            "partitions": PARTITIONS,
+            "head_cache_bytes": 2**22,
+            "value_cache_bytes": 2**22,
+        } | settings
+        environment = {f"HOLDFAST_{key.upper()}": str(value) for key, value in settings.items()}
+        worker = WorkerServer(
+            self._directory / name, addresses=Addresses(self.amqp_url, self.mongo_url), environment=environment
+        )
+        self.workers.append(worker)
+        return worker
+
+    async def start(self, count: int = 1, **settings: object) -> list[WorkerServer]:
+        """Start so many workers side by side; returns when all are ready."""
+        workers = [self.worker(None, **settings) for _ in range(count)]
+        await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
+        return workers
+
+    async def dead_letters(self, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
+        """Wait for so many messages in the dead letter queue, and take them."""
+        connection = await aio_pika.connect(self.amqp_url)
+        async with connection:
+            channel = await connection.channel()
+            queue = await channel.get_queue("holdfast.dead")
+            messages: list[aio_pika.abc.AbstractIncomingMessage] = []
+            async with queue.iterator(no_ack=True) as incoming:
+                while len(messages) < count:
+                    messages.append(await anext(incoming))
+            return messages
+
+    def depth(self, queue: str) -> int:
+        """Messages in a queue, those in a worker's hands included; 0 if there is no such queue."""
+        depth = self.rabbit.eval(
+            f'case rabbit_amqqueue:lookup(rabbit_misc:r(<<"{self.vhost}">>, queue, <<"{queue}">>)) of '
+            "{ok, Q} -> [{messages, N}] = rabbit_amqqueue:info(Q, [messages]), N; _ -> 0 end"
+        )
+        return int(depth) if depth.isdigit() else 0
+
+    @staticmethod
+    async def until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+        """Wait until something can be seen from outside."""
+
+        def watch() -> None:
+            deadline = time.monotonic() + timeout
+            while not condition():
+                assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+                time.sleep(0.02)
+
+        await asyncio.to_thread(watch)
+
+    async def until_told(self, worker: WorkerServer, text: str, since: int = 0) -> None:
+        """Wait until a worker has logged a text, not counting the first ``since`` characters of its log."""
+        await self.until(lambda: text in worker.log_path.read_text()[since:], f"{text!r} in the log of the worker")
+
+    async def until_ready(self, worker: WorkerServer, ready: bool = True) -> None:
+        """Wait until a worker's health file says that it is ready, or that it is not."""
+        await self.until(lambda: load_state(worker.health_path).get("ready") is ready, f"ready: {ready}")
+
+    def stop(self) -> None:
+        """End all workers, at once."""
+        for worker in self.workers:
+            with contextlib.suppress(Exception):
+                worker.resume()
+            worker.kill()
