@@ -6,21 +6,30 @@ Deadlines and event times use nothing else, so that a worker's or client's wrong
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
-from ..events import StoreUnavailable
+from ..events import StoreError
 from ..stores import EventStore
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two measurements.
 INTERVAL = 1.0
+#: A measurement that took longer than this says less than the last one.
+MAX_ROUND_TRIP = 1.0
+
+
+def boot_time() -> float:
+    """Seconds since boot, with the time that the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class ServiceClock:
-    """Service time in milliseconds, counted on by the monotonic clock between measurements."""
+    """Service time in milliseconds, counted on by the machine's clock since boot between measurements."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, *, uptime: Callable[[], float] = boot_time) -> None:
         self._store = store
+        self._uptime = uptime
         self._offset: float | None = None
 
     def now(self) -> int:
@@ -30,16 +39,18 @@ class ServiceClock:
         """
         if self._offset is None:
             raise RuntimeError("service time has not been measured yet")
-        return int(time.monotonic() * 1000 + self._offset)
+        return int(self._uptime() * 1000 + self._offset)
 
     async def measure(self) -> None:
         """Ask the database once. The answer is taken to be from the middle of the round trip.
 
         :raises StoreUnavailable: if it cannot be reached.
         """
-        before = time.monotonic()
+        before = self._uptime()
         there = await self._store.service_time()
-        after = time.monotonic()
+        after = self._uptime()
+        if self._offset is not None and after - before > MAX_ROUND_TRIP:
+            return
         self._offset = there - (before + after) / 2 * 1000
 
     async def run(self) -> None:
@@ -48,5 +59,5 @@ class ServiceClock:
             await asyncio.sleep(INTERVAL)
             try:
                 await self.measure()
-            except StoreUnavailable as away:
+            except StoreError as away:
                 log.debug("service time not measured: %s", away)

@@ -11,7 +11,6 @@ All answers are provisional until the append has returned. On its first failure,
 and the rest is looked up and decided again. No negative answer leaves on remembered knowledge alone.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import orjson
@@ -20,6 +19,7 @@ from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable
 from ..events.limits import REPLY_MESSAGE_BYTES
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
 from .batch import Batch, KeyOperation, Request, is_write
+from .clock import boot_time
 from .decide import NEVER, Answer, answer_again, head_of
 from .knowledge import Knowledge, State, state_of
 from .plan import Plan, Step, make_plan
@@ -31,11 +31,6 @@ DECISION_LIFETIME = 60.0
 KNOWLEDGE_LIFETIME = 24 * 3600.0
 #: Events that are read at a time for a page of a history: each may have a value of the largest size.
 HISTORY_READ = 32
-
-
-def boot_time() -> float:
-    """Seconds since boot, with the time that the machine was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Engine:
