@@ -4,7 +4,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
-from holdfast.events import Event, Record, StoreUnavailable, Topology
+from holdfast.events import Event, Record, StoreError, StoreUnavailable, Topology
 from holdfast.stores import Appended, EventStore, Fence, Head, KeyPage, MemoryStore, Outcome
 
 Proceed: TypeAlias = Callable[[], Awaitable[Any]]
@@ -25,6 +25,7 @@ class ScriptedStore:
         #: The records of every append that was asked for.
         self.asked: list[list[Record]] = []
         self._steps: defaultdict[str, deque[Step]] = defaultdict(deque)
+        self._always: dict[str, Step] = {}
         self._past: MemoryStore | None = None
 
     @classmethod
@@ -37,6 +38,10 @@ class ScriptedStore:
     def script(self, method: str, *steps: Step) -> None:
         """Put steps before the next calls of a method."""
         self._steps[method].extend(steps)
+
+    def always(self, method: str, step: Step) -> None:
+        """Let every call of a method that the script says nothing of go through a step."""
+        self._always[method] = step
 
     @property
     def finished(self) -> bool:
@@ -68,7 +73,8 @@ class ScriptedStore:
     async def _call(self, method: str, argument: Any, proceed: Proceed) -> Any:
         self.calls[method] += 1
         steps = self._steps[method]
-        return await (steps.popleft()(proceed, argument) if steps else proceed())
+        step = steps.popleft() if steps else self._always.get(method, as_it_is)
+        return await step(proceed, argument)
 
     async def open(self) -> None:
         await self.inner.open()
@@ -149,6 +155,18 @@ async def away(proceed: Proceed, argument: Any) -> Any:
 async def as_it_is(proceed: Proceed, argument: Any) -> Any:
     """A call as if there were no script."""
     return await proceed()
+
+
+def poisoned_by(*keys: str) -> Step:
+    """An append that a store refuses for good where it holds one of these keys."""
+
+    async def step(proceed: Proceed, records: Sequence[Record]) -> Any:
+        for record in records:
+            if record.key in keys:
+                raise StoreError(f"scripted: nobody can keep {record.key!r}")
+        return await proceed()
+
+    return step
 
 
 class InFlight:
