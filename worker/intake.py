@@ -1,7 +1,7 @@
 """The intake: from a message's bytes to requests on the right lanes. It reads and sorts; it decides nothing."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Intake:
     def __init__(
         self,
         *,
-        lanes: Mapping[str, Sequence[Lane]],
+        lanes: Mapping[str, Lane],
         outbox: Outbox,
         partitions: int,
         max_value_bytes: int,
@@ -55,7 +55,7 @@ class Intake:
     ) -> None:
         """Make an intake.
 
-        :param lanes: of each store; a partition's commands always go to the same one.
+        :param lanes: of each store.
         :param forward: takes commands that belong elsewhere; it answers for them.
         :param history: takes what is too slow for the commit loop; it answers for it.
         """
@@ -121,8 +121,7 @@ class Intake:
                     continue
             requests.setdefault(store, []).append(request)
         for store, group in requests.items():
-            lanes = self._lanes[store]
-            lanes[partition % len(lanes)].add(group)
+            self._lanes[store].add(group)
         if elsewhere:
             self._send_elsewhere(delivery, elsewhere)
 

@@ -1,7 +1,4 @@
-"""A lane: the group-commit loop over a share of the partitions, for one store.
-
-Each store has lanes of its own, so that one that hangs holds up no other.
-"""
+"""A lane: the group-commit loop of one store. Each store has its own, so that one that hangs holds up no other."""
 
 import asyncio
 import logging
@@ -21,6 +18,9 @@ log = logging.getLogger(__name__)
 MAX_BATCH_COMMANDS = 1000
 #: … or this many bytes of values.
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+#: Turns of the event loop without a new request after which a batch begins. A frame takes some to become one.
+ARRIVAL_TURNS = 4
 
 
 class StoreLostError(HoldfastError):
@@ -65,9 +65,20 @@ class Lane:
             if not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
+            await self._let_arrive()
             requests = gather(self._waiting)
             await self._apply(Batch.of(requests))
             self._answered(requests)
+
+    async def _let_arrive(self) -> None:
+        """Let what the socket has received already become requests: a few turns of the event loop, no waiting."""
+        seen, still = len(self._waiting), 0
+        while still < ARRIVAL_TURNS and seen < MAX_BATCH_COMMANDS:
+            await asyncio.sleep(0)
+            if len(self._waiting) == seen:
+                still += 1
+            else:
+                seen, still = len(self._waiting), 0
 
     async def _apply(self, batch: Batch) -> None:
         try:

@@ -25,9 +25,6 @@ class WorkerOptions:
     partitions: int = DEFAULT_PARTITIONS
     #: Messages in hand for each partition. A message of our client holds up to some hundred commands.
     prefetch: int = 32
-    #: Group commits that a worker has under way at one time for each store, every one for its share of the partitions:
-    #: while the database works on one batch, the worker prepares another.
-    lanes: int = 2
     #: Seconds between heartbeats to the broker; a frozen worker is replaced after one to two of them.
     heartbeat: int = 8
     #: Seconds for which a store may be away until the worker lets go of its partitions.

@@ -42,10 +42,7 @@ class Session:
         self._service_time = service_time
         self._outbox = Outbox(broker, stamp=self._stamp)
         self._lanes = {
-            store: [
-                Lane(engine, answered=self._answered, failed=self._failed, patience=options.store_patience)
-                for _ in range(min(options.lanes, topology.partitions))
-            ]
+            store: Lane(engine, answered=self._answered, failed=self._failed, patience=options.store_patience)
             for store, engine in engines.items()
         }
         self._engines = engines
@@ -72,9 +69,8 @@ class Session:
         """
         broker = self._broker
         try:
-            for lanes in self._lanes.values():
-                for lane in lanes:
-                    self._beside(lane.run())
+            for lane in self._lanes.values():
+                self._beside(lane.run())
             self._beside(self._outbox.run())
             self._beside(self._run_ingress())
             await broker.consume(self._intake.take, self._ingress.put_nowait)
