@@ -1,5 +1,6 @@
 """The intake: from a message's bytes to requests on the right lanes. It reads and sorts; it decides nothing."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -148,10 +149,14 @@ class Intake:
 
 def _body(raw: Any, delivery: Delivery) -> bytes:
     """A part of a message as it came, or the whole message, where the part cannot be written again."""
-    if isinstance(raw, bytes):
-        return raw
+    if not delivery.is_array:
+        return delivery.body
     try:
         return orjson.dumps(raw)
     except TypeError:
-        # An integer beyond 64 bits, or nested too deep.
+        pass
+    try:
+        # For integers beyond 64 bits.
+        return json.dumps(raw, separators=(",", ":"), ensure_ascii=False).encode()
+    except RecursionError:
         return delivery.body
