@@ -62,20 +62,30 @@ class Forwarder:
         )
 
     async def _forward(self, delivery: Delivery, partition: int, body: bytes, items: list[Any]) -> None:
-        answer = None
+        message = f"partition {partition} takes no more commands at the moment"
+        full = False
         try:
             await self._publish(delivery, partition, body)
         except DeliveryError:
             # The queue is full or gone. Waiting for it would hold up every other partition.
-            message = f"partition {partition} takes no more commands at the moment"
-            answer = error(Status.UNAVAILABLE, "queue_full", message)
+            full = True
             if delivery.reply_to is None:
                 self._outbox.bury(delivery, body, reason="queue_full", detail=message)
         for item in items:
             command_id = item.get("id") if isinstance(item, dict) else None
             if not isinstance(command_id, str):
                 command_id = None if delivery.is_array else delivery.message_id
-            self._outbox.answer(delivery, None if answer is None else {"id": command_id, **answer})
+            reply = None
+            if full:
+                # Of a message that was delivered before, a worker may have forwarded this already, before it died.
+                status = Status.UNKNOWN if delivery.redelivered and may_change(item) else Status.UNAVAILABLE
+                reply = {"id": command_id, **error(status, "queue_full", message)}
+            self._outbox.answer(delivery, reply)
+
+
+def may_change(item: Any) -> bool:
+    """Whether a command may change something, as far as can be told without judging it."""
+    return not isinstance(item, dict) or item.get("op") not in ("read", "history", "describe")
 
 
 def sort_by_partition(body: bytes, partitions: int) -> tuple[dict[int, tuple[bytes, list[Any]]], bool]:
