@@ -31,6 +31,12 @@ class ServiceClock:
         self._store = store
         self._uptime = uptime
         self._offset: float | None = None
+        self._heard = float("-inf")
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the database answered last; infinite before the first time."""
+        return self._uptime() - self._heard
 
     def now(self) -> int:
         """Milliseconds since 1970 on the database's clock.
@@ -48,7 +54,7 @@ class ServiceClock:
         """
         before = self._uptime()
         there = await self._store.service_time()
-        after = self._uptime()
+        after = self._heard = self._uptime()
         if self._offset is not None and after - before > MAX_ROUND_TRIP:
             return
         self._offset = there - (before + after) / 2 * 1000
