@@ -82,11 +82,11 @@ class Engine:
         if known_at - self._remembers_since > KNOWLEDGE_LIFETIME:
             self.knowledge.clear()
             self._remembers_since = known_at
-        heads = await self._look_up(batch)
+        heads, exact = await self._look_up(batch)
         if not batch.pending:
             return
         now = self._service_time()
-        plan = make_plan(batch.pending, heads, exact=(), now=now)
+        plan = make_plan(batch.pending, heads, exact=exact, now=now)
         if plan.unproven:
             # A refusal that is recorded is for ever, so what it rests on is made sure of before.
             fence = await self.store.fence()
@@ -94,22 +94,22 @@ class Engine:
             for key in plan.unproven:
                 heads[key] = fresh.get(key, NEVER)
             # At the same time as before: with another, other commands might be late, and other refusals unproven.
-            plan = make_plan(batch.pending, heads, exact=plan.unproven, now=now)
+            plan = make_plan(batch.pending, heads, exact=exact | plan.unproven, now=now)
         if self._uptime() - known_at > DECISION_LIFETIME:
             self._forget(batch.pending)
             return
         settled, after = await self._commit(batch, plan)
         await self._settle(batch, plan, settled, after)
 
-    async def _look_up(self, batch: Batch) -> dict[str, Head]:
-        """Answer repeats from the log, and find the heads that decisions need."""
+    async def _look_up(self, batch: Batch) -> tuple[dict[str, Head], set[str]]:
+        """Answer repeats from the log, and find the heads that decisions need, and which of them are exact."""
         doubtful = [
             request.command.id
             for request in batch.pending
             if (batch.uncertain or request.redelivered) and is_write(request.command)
         ]
-        # What went wrong once is looked at behind a fence, so that a primary that is behind cannot make it go wrong
-        # for ever.
+        # What went wrong once is looked at behind a fence, so that neither a primary that is behind nor a key that
+        # moves all the time can make it go wrong for ever.
         after = await self.store.fence() if batch.uncertain and doubtful else None
         if doubtful:
             await self._answer_again(batch.pending, await self.store.find(doubtful, after=after), after)
@@ -139,7 +139,7 @@ class Engine:
                 else:
                     heads[key] = head
                     self.knowledge.learn_head(key, head)
-        return heads
+        return heads, missing if after is not None else set()
 
     async def _commit(self, batch: Batch, plan: Plan) -> tuple[int, Fence | None]:
         """Append the plan's records. Give back how many steps are settled, and the append as a fence."""

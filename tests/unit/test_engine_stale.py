@@ -303,3 +303,16 @@ async def test_an_error_drops_what_is_remembered_of_the_keys(method: str) -> Non
         await apply(engine, save("k", 2), save("refused", 2, etag="1-00000000"), uncertain=method == "fence")
     assert (engine.knowledge.head("k"), engine.knowledge.head("refused")) == (None, None)
     assert engine.knowledge.head("bystander") is not None
+
+
+async def test_a_refusal_does_not_wait_for_a_key_that_moves_all_the_time() -> None:
+    """Given a key that another worker writes before every look, when a stale save comes, then it is refused.
+
+    What was true at one moment while the command was in hand is an answer; it need not be true for ever.
+    """
+    store = await ScriptedStore.opened()
+    engine = await remembering(store)
+    store.always("versions", meanwhile(another_worker(store, save("k", "theirs"))))
+    await another_worker(store, save("k", "theirs"))()
+    assert brief(await one(engine, save("k", "no", etag="1-00000000"))) == "conflict etag_mismatch"
+    assert store.calls["versions"] <= 2
