@@ -15,8 +15,10 @@ from typing import Any
 
 import pika  # type: ignore[import-untyped]
 import pytest
+from pymongo import MongoClient
 from support.service import PARTITIONS, Service
 
+from holdfast.events import partition_of
 from holdfast.local import LocalStack, MongoReplicaSet
 
 SECRET = "hunter2"
@@ -324,7 +326,7 @@ def test_a_worker_drains_and_exits_when_it_is_asked_to(
 ) -> None:
     """Given a worker with work in hand, when it gets SIGTERM or SIGINT, then it exits 0; nothing is lost or twice."""
     health = tmp_path / "health.json"
-    keys = [f"k{count}" for count in range(400)]
+    keys = [key for key in (f"k{count}" for count in range(1600)) if partition_of("default", key, PARTITIONS) == 0]
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     channel = connection.channel()
     with worker_process(amqp_url, mongo_url, health_file=str(health)) as process:
@@ -336,10 +338,19 @@ def test_a_worker_drains_and_exits_when_it_is_asked_to(
         said = finish(process)
         assert process.returncode == 0
     assert "asked to stop" in said
+    assert "draining" in said
     assert "Traceback" not in said
     for secret in passwords({"amqp_url": amqp_url}):
         assert secret not in said
-    # What it had not taken waits; whoever comes next does that, and that only.
+    # Each command is either in the log or in the queue: what it had taken is finished, what it had not taken waits.
+    with MongoClient[Any](mongo_url) as client:
+        applied = client.get_default_database()["default.events"].count_documents({})
+    end = time.monotonic() + 30
+    left = -1
+    while applied + left < len(keys):  # the broker puts back what it had sent and nobody has taken
+        assert time.monotonic() < end, (applied, left)
+        left = channel.queue_declare("holdfast.commands.0", passive=True).method.message_count
+    assert applied + left == len(keys)
     with worker_process(amqp_url, mongo_url) as process:
         replies: dict[str, int] = {}
 
