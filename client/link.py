@@ -13,6 +13,7 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import AuthenticationError, DeliveryError, ProbableAuthenticationError
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
 from ..events import InvalidError, Reply, Unavailable, decode_replies
@@ -30,6 +31,36 @@ SETTLED = 10.0
 #: Seconds for saying goodbye to a connection that may be dead.
 GOODBYE_TIMEOUT = 5.0
 HEARTBEAT = 10
+
+
+class _Line(TransportFactory):
+    """Makes a connection's TCP stream and keeps hold of it, to be able to cut it.
+
+    While it has an alarm, the broker reads nothing from those who publish. A connection that has something left to
+    write then waits for ever to be closed, whatever the driver is told.
+    """
+
+    def __init__(self) -> None:
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        plain = url.scheme != "amqps"
+        factory: TransportFactory = TCPTransportFactory() if plain else TLSTransportFactory()
+        reader, self._writer = await factory.create(url, **options)
+        return reader, self._writer
+
+    def cut(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def hang_up(self, connection: AbstractConnection) -> None:
+        """Close the connection, or cut the line when that takes too long."""
+        closing = asyncio.ensure_future(connection.close())
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
+        if not closing.done():
+            self.cut()
+            await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
 
 
 class Link:
@@ -65,6 +96,7 @@ class Link:
         self._on_replies = on_replies
         self._connect_timeout = connect_timeout
         self._connection: AbstractConnection | None = None
+        self._line = _Line()
         self._channels: tuple[AbstractChannel, ...] = ()
         self._exchange: AbstractExchange | None = None
         self._reply_to = ""
@@ -142,8 +174,11 @@ class Link:
         lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         properties: Any = {"connection_name": f"holdfast client {self._name}"}
         async with asyncio.timeout(self._connect_timeout):
-            connection = await aio_pika.connect(self._url, client_properties=properties)
-            self._connection = connection
+            connection = aio_pika.Connection(self._url, client_properties=properties)
+            line = _Line()
+            connection.kwargs["transport_factory"] = line
+            self._connection, self._line = connection, line
+            await connection.connect()
             connection.close_callbacks.add(lambda _, reason: self._lose(lost, f"connection closed: {reason!r}"))
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
             channel.close_callbacks.add(lambda _, reason: self._lose(lost, f"channel closed: {reason!r}"))
@@ -212,16 +247,8 @@ class Link:
         self.up = False
         self._channels = ()
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        try:
-            async with asyncio.timeout(GOODBYE_TIMEOUT):
-                await connection.close()
-        except asyncio.CancelledError:
-            if _cancelled():
-                raise
-        except Exception as fault:  # noqa: BLE001 - it is given up anyway
-            log.debug("closing the connection: %r", fault)
+        if connection is not None:
+            await self._line.hang_up(connection)
 
 
 def _cancelled() -> bool:

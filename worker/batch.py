@@ -24,6 +24,8 @@ class Request:
     redelivered: bool = False
     #: Came back so often that something in its company may be killing workers: it is handled alone.
     suspect: bool = False
+    #: Came back often: it is handled in the company of its own message only.
+    apart: bool = False
     #: Whatever the caller needs to send the answer on.
     origin: Any = None
     answer: Answer | None = None

@@ -15,6 +15,7 @@ import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed, DeliveryError
 from aiormq.abc import DeliveredMessage
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
 from ..events import HoldfastError, partition_queue
@@ -27,8 +28,12 @@ from .properties import read_what_is_readable
 
 log = logging.getLogger(__name__)
 
-#: Seconds for connecting, for an answer of the broker, and for a confirm.
+#: Seconds for connecting, and for an answer of the broker.
 TIMEOUT = 15.0
+#: Seconds for a confirm. While the broker has an alarm there is none, and beginning anew does not help.
+CONFIRM_TIMEOUT = 120.0
+#: Seconds for finding out what the account may do.
+PROBE_TIMEOUT = 5.0
 #: Seconds for saying goodbye to a connection that may be dead.
 GOODBYE_TIMEOUT = 5.0
 #: The consumer timeout of the partition queues, in milliseconds: far above anything the worker holds a message for.
@@ -61,13 +66,43 @@ def translated(doing: str, *, passing: type[Exception] | tuple[()] = ()) -> Iter
         raise BrokerLostError(f"{doing}: {fault!r}") from fault
 
 
+class _Line(TransportFactory):
+    """Makes a connection's TCP stream and keeps hold of it, to be able to cut it.
+
+    While it has an alarm, the broker reads nothing from those who publish. A connection that has something left to
+    write then waits for ever to be closed, whatever the driver is told.
+    """
+
+    def __init__(self) -> None:
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        plain = url.scheme != "amqps"
+        factory: TransportFactory = TCPTransportFactory() if plain else TLSTransportFactory()
+        reader, self._writer = await factory.create(url, **options)
+        return reader, self._writer
+
+    def cut(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def hang_up(self, connection: AbstractConnection) -> None:
+        """Close the connection, or cut the line when that takes too long."""
+        closing = asyncio.ensure_future(connection.close())
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
+        if not closing.done():
+            self.cut()
+            await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
+
+
 class AmqpBroker:
     """Connections, channels and consumers of one session."""
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._url = URL(options.amqp_url).update_query(heartbeat=str(options.heartbeat))
-        self._connections: list[AbstractConnection] = []
+        self._connections: list[tuple[AbstractConnection, _Line]] = []
         self._consumers: list[str] = []
         self._closing = False
         self._counter = 0
@@ -100,13 +135,13 @@ class AmqpBroker:
         self._may_impersonate = await self._probe_impersonation()
 
     async def _connect(self, purpose: str) -> AbstractConnection:
-        connection = await aio_pika.connect(
-            self._url,
-            timeout=TIMEOUT,
-            client_properties={"connection_name": f"holdfast worker {self._options.name} ({purpose})"},
-        )
+        properties: Any = {"connection_name": f"holdfast worker {self._options.name} ({purpose})"}
+        connection = aio_pika.Connection(self._url, client_properties=properties)
+        line = _Line()
+        connection.kwargs["transport_factory"] = line
+        self._connections.append((connection, line))
+        await connection.connect(timeout=TIMEOUT)
         connection.close_callbacks.add(lambda _, reason: self._lose(f"connection closed: {reason!r}"))
-        self._connections.append(connection)
         return connection
 
     async def _channel(self, connection: AbstractConnection, **options: Any) -> AbstractChannel:
@@ -121,13 +156,6 @@ class AmqpBroker:
 
     async def _declare(self) -> None:
         options = self._options
-        async with asyncio.timeout(TIMEOUT):
-            channel = await self._consuming.channel()
-            await channel.declare_exchange(INGRESS, aio_pika.ExchangeType.FANOUT, durable=True)
-            commands = await channel.declare_exchange(
-                COMMANDS, aio_pika.ExchangeType.DIRECT, durable=True, arguments={"alternate-exchange": INGRESS}
-            )
-            await channel.close()
         await self._declare_queue(DEAD, {"x-queue-type": "quorum"})
         guarded = {
             "x-queue-type": "quorum",
@@ -140,11 +168,18 @@ class AmqpBroker:
             "x-dead-letter-strategy": "at-least-once",
             "x-consumer-timeout": CONSUMER_TIMEOUT_MS,
         }
+        # In this order: as soon as clients find the exchange, whatever they send to it has a queue to go to.
+        await self._declare_exchange(INGRESS, aio_pika.ExchangeType.FANOUT, {})
         await self._declare_queue(INGRESS, guarded, bind_to=INGRESS)
+        await self._declare_exchange(COMMANDS, aio_pika.ExchangeType.DIRECT, {"alternate-exchange": INGRESS})
         for partition in range(options.partitions):
-            await self._declare_queue(
-                partition_queue(partition), guarded, bind_to=commands.name, routing_key=str(partition)
-            )
+            await self._declare_queue(partition_queue(partition), guarded, bind_to=COMMANDS, routing_key=str(partition))
+
+    async def _declare_exchange(self, name: str, kind: aio_pika.ExchangeType, arguments: dict[str, Any]) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            channel = await self._consuming.channel()
+            await channel.declare_exchange(name, kind, durable=True, arguments=arguments)
+            await channel.close()
 
     async def _declare_queue(
         self, name: str, arguments: dict[str, Any], *, bind_to: str | None = None, routing_key: str = ""
@@ -167,8 +202,9 @@ class AmqpBroker:
         channel = await self._publishing.channel(publisher_confirms=True, on_return_raises=False)
         try:
             message = aio_pika.Message(b"", user_id="holdfast-probe")
-            await channel.default_exchange.publish(message, f"{DEAD}.probe", mandatory=True, timeout=TIMEOUT)
-        except AMQPError:
+            await channel.default_exchange.publish(message, f"{DEAD}.probe", mandatory=True, timeout=PROBE_TIMEOUT)
+        except (AMQPError, TimeoutError):
+            # Refused; or the broker has an alarm, and does not even answer.
             return False
         await channel.close()
         return True
@@ -232,7 +268,7 @@ class AmqpBroker:
             headers={REASON_HEADER: reason, DETAIL_HEADER: detail[:MAX_DETAIL]},
         )
         with translated("publishing a dead letter"):
-            await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=TIMEOUT)
+            await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=CONFIRM_TIMEOUT)
 
     async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:
         """Send commands to the queue they belong to, with everything that tells who sent them and who waits.
@@ -253,7 +289,7 @@ class AmqpBroker:
         )
         with translated("forwarding", passing=DeliveryError):
             await self._confirmed.default_exchange.publish(
-                message, partition_queue(partition), mandatory=True, timeout=TIMEOUT
+                message, partition_queue(partition), mandatory=True, timeout=CONFIRM_TIMEOUT
             )
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
@@ -274,10 +310,4 @@ class AmqpBroker:
             self.lost.cancel()
         elif not self.lost.cancelled():
             self.lost.exception()
-        for connection in self._connections:
-            try:
-                with translated("closing a connection"):
-                    async with asyncio.timeout(GOODBYE_TIMEOUT):
-                        await connection.close()
-            except BrokerLostError as fault:
-                log.debug("%s", fault)
+        await asyncio.gather(*(line.hang_up(connection) for connection, line in self._connections))

@@ -8,8 +8,11 @@ from aiormq.abc import DeliveredMessage
 from ..events.topology import HOP_HEADER, RESERVED_PREFIX
 from .properties import UNREADABLE_HEADER
 
-#: From this delivery on, a message and the commands in it are handled one at a time.
-SUSPECT_FROM = 3
+#: From this delivery on, a message is handled apart from others …
+APART_FROM = 3
+#: … and from this one on, the commands in it one at a time. That is slow, and most messages come back for reasons
+#: that are none of theirs: each loss of a connection counts for everything that was in hand.
+SUSPECT_FROM = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -24,11 +27,13 @@ class Delivery:
     author: str | None
     #: The broker has handed it out before.
     redelivered: bool
-    #: It came back so often that it may be what kills workers.
+    #: It came back so often that something in it may be what kills workers.
     suspect: bool
     #: A worker has forwarded it already.
     hopped: bool
     headers: dict[str, Any]
+    #: It came back often enough to keep others out of its way.
+    apart: bool = False
     is_array: bool = False
     #: Commands without an answer.
     remaining: int = 0
@@ -38,7 +43,10 @@ class Delivery:
         """Read the properties that matter off an incoming message, and only those: the others may be anything."""
         properties = message.header.properties
         headers = properties.headers or {}
-        count = headers.get("x-delivery-count", 0)
+        # The broker counts the deliveries that failed before this one.
+        failed = headers.get("x-delivery-count", 0)
+        if not isinstance(failed, int):
+            failed = 0  # a publisher's own header
         return cls(
             tag=message.delivery_tag or 0,
             body=message.body,
@@ -47,8 +55,8 @@ class Delivery:
             message_id=properties.message_id,
             author=properties.user_id,
             redelivered=bool(message.redelivered),
-            # The broker counts the deliveries that failed before this one.
-            suspect=isinstance(count, int) and count >= SUSPECT_FROM - 1,
+            suspect=failed >= SUSPECT_FROM - 1,
+            apart=failed >= APART_FROM - 1,
             hopped=HOP_HEADER in headers,
             headers=dict(headers),
         )

@@ -110,6 +110,7 @@ class Intake:
                 author=delivery.author,
                 redelivered=delivery.redelivered,
                 suspect=delivery.suspect,
+                apart=delivery.apart,
                 origin=delivery,
             )
             if not isinstance(command, ReadCommand):

@@ -111,14 +111,17 @@ class Lane:
 
 
 def gather(waiting: deque[Request]) -> list[Request]:
-    """Take the next batch off the front. A suspect request makes a batch of its own."""
-    requests = [waiting.popleft()]
-    size = requests[0].size
-    if requests[0].suspect:
+    """Take the next batch off the front. A suspect request makes a batch of its own; so does a message set apart."""
+    first = waiting.popleft()
+    requests = [first]
+    size = first.size
+    if first.suspect:
         return requests
     while waiting and len(requests) < MAX_BATCH_COMMANDS:
         following = waiting[0]
         if following.suspect or size + following.size > MAX_BATCH_BYTES:
+            break
+        if (first.apart or following.apart) and following.origin is not first.origin:
             break
         size += following.size
         requests.append(waiting.popleft())

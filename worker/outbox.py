@@ -1,6 +1,7 @@
 """The outbox: what leaves a worker once a batch is done. Always replies first, acknowledgements last."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +12,14 @@ from ..events.limits import REPLY_MESSAGE_BYTES
 from .delivery import Acknowledger, Delivery
 
 Wire = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+#: Seconds that acknowledgements wait for their replies to be written. The broker stops reading replies while it has
+#: an alarm, and the alarm may last until acknowledgements let it throw something away.
+REPLY_PATIENCE = 1.0
+#: Bytes of replies that may wait to be written in the meantime. Those beyond are dropped: who asked asks again.
+MAX_LATE_BYTES = 32 * 1024 * 1024
 
 
 class Broker(Protocol):
@@ -24,6 +33,10 @@ class Broker(Protocol):
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge deliveries of the consuming channel."""
+
+
+#: A body, who gets it, and the correlation id.
+_Message = tuple[bytes, str, str | None]
 
 
 @dataclass(slots=True)
@@ -55,6 +68,9 @@ class Outbox:
         self._idle.set()
         self._acknowledger = Acknowledger()
         self._open = 0
+        #: Replies that are being written; more than one only when that took longer than the patience lasted.
+        self._late: set[asyncio.Task[None]] = set()
+        self._late_bytes = 0
 
     def expect(self, delivery: Delivery, commands: int) -> None:
         """Note a delivery in hand, and how many answers it takes until it can be acknowledged."""
@@ -94,15 +110,20 @@ class Outbox:
 
     async def run(self) -> None:
         """Send for ever. An error of the broker ends it."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            load, self._load = self._load, _Load()
-            if load:
-                await self._send(load)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                load, self._load = self._load, _Load()
+                if load:
+                    await self._send(load)
+        finally:
+            for task in self._late:
+                task.cancel()
 
     async def _send(self, load: _Load) -> None:
-        await self._send_replies(load.replies)
+        if load.replies:
+            await self._send_replies(self._encode(load.replies))
         burials: list[Awaitable[None]] = [
             self._broker.bury(delivery, body, reason=reason, detail=detail)
             for delivery, body, reason, detail in load.dead
@@ -115,8 +136,38 @@ class Outbox:
         if self._open == 0:
             self._idle.set()
 
-    async def _send_replies(self, replies: list[tuple[Delivery, Wire]]) -> None:
+    async def _send_replies(self, messages: list[_Message]) -> None:
+        """Write them, and wait for that, but not for as long as an alarm may last."""
+        size = sum(len(body) for body, _, _ in messages)
+        if self._late and self._late_bytes + size > MAX_LATE_BYTES:
+            log.warning("the broker takes no replies: %d messages of them are dropped", len(messages))
+            return
+        patient = not self._late
+        writing = asyncio.ensure_future(self._write(messages))
+        self._late.add(writing)
+        self._late_bytes += size
+
+        def written(task: asyncio.Task[None]) -> None:
+            self._late.discard(task)
+            self._late_bytes -= size
+            if not task.cancelled():
+                task.exception()  # it means that the connection is lost, which is told by other ways too
+
+        writing.add_done_callback(written)
+        if patient:
+            await asyncio.wait({writing}, timeout=REPLY_PATIENCE)
+            if writing.done():
+                writing.result()
+            else:
+                log.warning("the broker takes no replies, it may have an alarm: acknowledgements do not wait for them")
+
+    async def _write(self, messages: list[_Message]) -> None:
+        for body, address, correlation_id in messages:
+            await self._broker.reply(body, to=address, correlation_id=correlation_id)
+
+    def _encode(self, replies: list[tuple[Delivery, Wire]]) -> list[_Message]:
         stamp = self._stamp()
+        messages: list[_Message] = []
         groups: dict[tuple[str, str | None], list[Wire]] = {}
         for delivery, reply in replies:
             address = delivery.reply_to or ""
@@ -125,11 +176,10 @@ class Outbox:
                 # Replies to several arrays share a message if their sender does not tell them apart.
                 groups.setdefault((address, delivery.correlation_id), []).append(reply)
             else:
-                body = orjson.dumps(reply)
-                await self._broker.reply(body, to=address, correlation_id=delivery.correlation_id)
+                messages.append((orjson.dumps(reply), address, delivery.correlation_id))
         for (address, correlation_id), group in groups.items():
-            for body in pack(group):
-                await self._broker.reply(body, to=address, correlation_id=correlation_id)
+            messages += ((body, address, correlation_id) for body in pack(group))
+        return messages
 
 
 def pack(replies: list[Wire], limit: int = REPLY_MESSAGE_BYTES) -> list[bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aio_pika
 
+from holdfast.events import partition_queue
 from holdfast.local import Addresses, MongoReplicaSet, RabbitServer, WorkerServer
 from holdfast.local.process import load_state
 
@@ -65,12 +66,29 @@ class Cluster:
             return messages
 
     def depth(self, queue: str) -> int:
-        """Messages in a queue, those in a worker's hands included; 0 if there is no such queue."""
-        depth = self.rabbit.eval(
-            f'case rabbit_amqqueue:lookup(rabbit_misc:r(<<"{self.vhost}">>, queue, <<"{queue}">>)) of '
-            "{ok, Q} -> [{messages, N}] = rabbit_amqqueue:info(Q, [messages]), N; _ -> 0 end"
+        """Messages in a quorum queue at this moment, those in a worker's hands included."""
+        # The usual figures are some seconds old.
+        return int(
+            self.rabbit.eval(
+                f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{self.vhost}">>, queue, <<"{queue}">>)), '
+                "{ok, {_, N}, _} = ra:local_query(amqqueue:get_pid(Q), fun rabbit_fifo:query_messages_total/1), N"
+            )
         )
-        return int(depth) if depth.isdigit() else 0
+
+    def waiting(self) -> int:
+        """Messages in all partitions' queues."""
+        return sum(self.depth(partition_queue(partition)) for partition in range(PARTITIONS))
+
+    def close_connections_named(self, part: str) -> int:
+        """Close the connections of this virtual host whose name has this in it. Gives back how many there were."""
+        closed = self.rabbit.eval(
+            "pg_local:sync(), Named = [P || P <- rabbit_networking:local_connections(), [{vhost, V}, "
+            "{client_properties, Ps}] <- [rabbit_networking:connection_info(P, [vhost, client_properties])], "
+            f'V == <<"{self.vhost}">>, {{<<"connection_name">>, _, N}} <- Ps, '
+            f'binary:match(N, <<"{part}">>) =/= nomatch], '
+            '[rabbit_networking:close_connection(P, "closed by a test") || P <- Named], length(Named)'
+        )
+        return int(closed)
 
     @staticmethod
     async def until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:

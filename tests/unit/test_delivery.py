@@ -106,11 +106,24 @@ def test_an_empty_reply_address_is_none() -> None:
     assert Delivery.of(message(reply_to="")).reply_to is None
 
 
-@pytest.mark.parametrize(("failed_before", "suspect"), [(0, False), (1, False), (2, True), (50, True), ("2", False)])
-def test_suspect_from_the_third_delivery_on(failed_before: object, suspect: bool) -> None:
-    """Given deliveries that failed before, when there were two of them, then this third one is suspect."""
+@pytest.mark.parametrize(
+    ("failed_before", "apart", "suspect"),
+    [
+        (0, False, False),
+        (1, False, False),
+        (2, True, False),
+        (3, True, False),
+        (4, True, True),
+        (50, True, True),
+        ("4", False, False),
+    ],
+)
+def test_apart_from_the_third_and_suspect_from_the_fifth_delivery_on(
+    failed_before: object, apart: bool, suspect: bool
+) -> None:
+    """Given deliveries that failed before, when there were two the message is set apart, and suspect with four."""
     delivery = Delivery.of(message(redelivered=True, headers={"x-delivery-count": failed_before}))
-    assert delivery.suspect is suspect
+    assert (delivery.apart, delivery.suspect) == (apart, suspect)
     assert delivery.redelivered
 
 

@@ -249,6 +249,20 @@ async def test_an_outage_while_poison_is_looked_for() -> None:
         assert lane.failed == []
 
 
+def test_a_message_set_apart_shares_its_batch_with_no_other() -> None:
+    """Given messages of which two are set apart, when they are gathered, then each of these is a batch of its own."""
+    messages = {"a": (2, False), "b": (3, True), "c": (1, True), "d": (2, False), "e": (1, False)}
+    waiting = deque(
+        Request(read("k"), apart=apart, origin=name) for name, (count, apart) in messages.items() for _ in range(count)
+    )
+
+    batches = []
+    while waiting:
+        batches.append("".join(each.origin for each in gather(waiting)))
+
+    assert batches == ["aa", "bbb", "c", "dde"]
+
+
 async def test_suspects_are_appended_alone() -> None:
     """Given suspects among innocents, when they are applied, then each suspect has an append of its own."""
     store = await ScriptedStore.opened()

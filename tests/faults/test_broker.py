@@ -1,0 +1,190 @@
+"""A RabbitMQ that hangs up, loses things, restarts and runs out of memory: the service recovers by itself."""
+
+import asyncio
+import os
+import sys
+
+import aio_pika
+import orjson
+import pytest
+from support.cluster import PARTITIONS, Cluster
+from support.load import Load, check_log, read_log
+
+import holdfast
+from holdfast.events import partition_of, partition_queue
+
+
+async def test_closed_connections_are_made_again(on_fragile_rabbit: Cluster) -> None:
+    """All connections closed under load, three times: no caller notices, and every save is there once, in order."""
+    cluster = on_fragile_rabbit
+    (worker,) = await cluster.start()
+    async with holdfast.connect(cluster.amqp_url) as client:
+        load = Load(client, saves=12_000, keys=100)
+        running = asyncio.create_task(load.run())
+        for share in (0.2, 0.4, 0.6):
+            await load.at(share)
+            await asyncio.to_thread(cluster.rabbit.close_all_connections)
+        await running
+
+    assert load.failed == {}
+    assert "session lost" in worker.log_path.read_text()
+    check_log(await read_log(cluster.mongo_url), load)
+
+
+async def test_a_killed_broker_is_waited_for(on_fragile_rabbit: Cluster) -> None:
+    """The node killed under load and started again: calls in flight end well within their time, without losses."""
+    cluster = on_fragile_rabbit
+    await cluster.start()
+    async with holdfast.connect(cluster.amqp_url) as client:
+        load = Load(client, saves=6_000, keys=100)
+        running = asyncio.create_task(load.run())
+        await load.at(0.3)
+        await asyncio.to_thread(cluster.rabbit.kill)
+        await asyncio.to_thread(cluster.rabbit.start)
+        await running
+
+    assert load.failed == {}
+    check_log(await read_log(cluster.mongo_url), load)
+
+
+async def test_the_worker_notices_that_its_connection_for_replies_is_gone(on_fragile_rabbit: Cluster) -> None:
+    """When only the publishing connection breaks, the worker begins anew at once, and calls are answered."""
+    cluster = on_fragile_rabbit
+    (worker,) = await cluster.start()
+    async with holdfast.connect(cluster.amqp_url) as client:
+        before = len(worker.log_path.read_text())
+
+        closed = cluster.close_connections_named("(publish)")
+        await cluster.until_told(worker, "session lost", before)
+        entry = await client.save("k", 1)
+
+        assert closed == 1
+        assert entry.version == 1
+
+
+async def test_a_deleted_queue_is_declared_again(on_fragile_rabbit: Cluster) -> None:
+    """A partition's queue deleted: the broker cancels the consumers, the workers notice, and the partition goes on."""
+    cluster = on_fragile_rabbit
+    first, second = await cluster.start(2)
+    async with holdfast.connect(cluster.amqp_url) as client:
+        partition = partition_of("default", "k", PARTITIONS)
+        assert (await client.save("k", 1)).version == 1
+        before = [len(worker.log_path.read_text()) for worker in (first, second)]
+
+        await asyncio.to_thread(cluster.rabbit.delete_queue, cluster.vhost, partition_queue(partition))
+        for worker, length in zip((first, second), before, strict=True):
+            await cluster.until_told(worker, "the broker cancelled consumer", length)
+            await cluster.until_told(worker, "is ready", length)
+
+        assert (await client.save("k", 2)).version == 2
+        await asyncio.to_thread(first.kill)
+        assert (await client.save("k", 3)).version == 3
+
+
+async def test_a_client_whose_reply_queue_is_gone_gets_another(on_fragile_rabbit: Cluster) -> None:
+    """Without its reply queue the client connects anew, and asks again for what it was waiting for."""
+    cluster = on_fragile_rabbit
+    (worker,) = await cluster.start()
+    async with holdfast.connect(cluster.amqp_url) as client:
+        await asyncio.to_thread(worker.pause)
+        waiting = [asyncio.create_task(client.save("k", number)) for number in range(3)]
+        await cluster.until(lambda: cluster.waiting() > 0, "a message in the queue")
+        reply_queue = client._link._reply_to
+
+        await asyncio.to_thread(cluster.rabbit.delete_queue, cluster.vhost, reply_queue)
+        await asyncio.to_thread(worker.resume)
+
+        assert [entry.version for entry in await asyncio.gather(*waiting)] == [1, 2, 3]
+        assert client._link._reply_to != reply_queue
+
+
+async def test_calls_wait_for_a_client_that_cannot_connect(on_fragile_rabbit: Cluster) -> None:
+    """While the broker is away calls wait for it up to their timeouts, and are told what that means."""
+    cluster = on_fragile_rabbit
+    await cluster.start()
+    async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+        await client.save("k", 1)
+        await asyncio.to_thread(cluster.rabbit.kill)
+        with pytest.raises(holdfast.ExpiredError):
+            await client.save("k", 2, timeout=1)
+        patient = asyncio.create_task(client.save("k", 3))
+
+        await asyncio.to_thread(cluster.rabbit.start)
+
+        assert (await patient).version == 2
+        found = await client.read("k")
+        assert found is not None
+        assert found.value == 3
+
+
+async def test_a_worker_may_start_before_its_broker_and_be_stopped_without_it(on_fragile_rabbit: Cluster) -> None:
+    """A worker waits for a broker that is away, works when it comes, and leaves with 0 when it is away again."""
+    cluster = on_fragile_rabbit
+    worker = cluster.worker("waiting", drain_timeout=2)
+    environment = os.environ | dict(worker._environment) | {"HOLDFAST_HEALTH_FILE": str(worker.health_path)}
+    await asyncio.to_thread(cluster.rabbit.kill)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "holdfast", "worker", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        async for line in process.stderr:
+            if b"session lost" in line:
+                break
+        await asyncio.to_thread(cluster.rabbit.start)
+        async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+            assert (await client.save("k", 1)).version == 1
+
+        # Frozen, it lets the worker connect and answers nothing: neither its drain nor its goodbye.
+        await asyncio.to_thread(cluster.rabbit.pause)
+        process.terminate()
+        _, said = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        await asyncio.to_thread(cluster.rabbit.resume)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    assert process.returncode == 0, said.decode()
+    assert b"drain took over 2 s" in said
+    assert b"Traceback" not in said
+
+
+async def test_an_alarm_does_not_keep_the_queues_from_draining(on_fragile_rabbit: Cluster) -> None:
+    """While the broker takes no replies for lack of memory, commands are applied and acknowledged all the same."""
+    cluster = on_fragile_rabbit
+    (worker,) = await cluster.start()
+    async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+        await client.save("k", "x" * 900_000)
+        await asyncio.to_thread(worker.pause)
+        connection = await aio_pika.connect(cluster.amqp_url)
+        channel = await connection.channel()
+        replies = await channel.declare_queue("", exclusive=True)
+        exchange = await channel.get_exchange("holdfast.commands")
+        for number in range(64):
+            body = orjson.dumps(
+                [
+                    {"op": "save", "key": "k", "id": f"save-{number}", "value": "x" * 900_000},
+                    {"op": "read", "key": "k", "id": f"read-{number}"},
+                ]
+            )
+            message = aio_pika.Message(body, reply_to=replies.name, delivery_mode=2)
+            await exchange.publish(message, str(partition_of("default", "k", PARTITIONS)))
+        try:
+            await asyncio.to_thread(cluster.rabbit.ctl, "set_vm_memory_high_watermark", "absolute", "1MB")
+            await cluster.until(lambda: "memory" in cluster.rabbit.eval("rabbit_alarm:get_alarms()"), "an alarm")
+            await asyncio.to_thread(worker.resume)
+
+            await cluster.until(lambda: cluster.waiting() == 0, "all queues drained")
+
+            assert "takes no replies" in worker.log_path.read_text()
+            (late,) = await cluster.start()  # a worker can start in the meantime too
+            await asyncio.to_thread(worker.stop)
+        finally:
+            await asyncio.to_thread(cluster.rabbit.ctl, "set_vm_memory_high_watermark", "absolute", "1GB")
+        found = await client.read("k")
+        await connection.close()
+
+    assert found is not None
+    assert found.version == 65
+    assert "session lost" not in late.log_path.read_text()
