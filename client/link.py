@@ -180,24 +180,36 @@ class Link:
             self._connection, self._line = connection, line
             await connection.connect()
             connection.close_callbacks.add(lambda _, reason: self._lose(lost, f"connection closed: {reason!r}"))
-            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-            channel.close_callbacks.add(lambda _, reason: self._lose(lost, f"channel closed: {reason!r}"))
-            inbound = await connection.channel(publisher_confirms=False)
-            inbound.close_callbacks.add(lambda _, reason: self._lose(lost, f"reply channel closed: {reason!r}"))
-            underlay = await inbound.get_underlay_channel()
-            underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(lost, "the reply queue is gone"))
-            queue = await inbound.declare_queue("", exclusive=True, auto_delete=True)
-            await queue.consume(self._on_message, no_ack=True)
+            # The driver may never come back from a call on a connection that goes in that moment.
+            opening = asyncio.ensure_future(self._open_channels(connection, lost))
+            opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+            try:
+                await asyncio.wait({opening, lost}, return_when=asyncio.FIRST_COMPLETED)
+                if lost.done():
+                    raise ConnectionError(lost.result())
+                opening.result()
+            finally:
+                opening.cancel()
+        self._lost = lost
+        self.generation += 1
+        if any(channel.is_closed for channel in self._channels):
+            # In the moment before its callback was there.
+            self._lose(lost, "a channel was closed at once")
+        self.up = not lost.done()
+
+    async def _open_channels(self, connection: AbstractConnection, lost: asyncio.Future[str]) -> None:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel.close_callbacks.add(lambda _, reason: self._lose(lost, f"channel closed: {reason!r}"))
+        inbound = await connection.channel(publisher_confirms=False)
+        inbound.close_callbacks.add(lambda _, reason: self._lose(lost, f"reply channel closed: {reason!r}"))
+        underlay = await inbound.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(lost, "the reply queue is gone"))
+        queue = await inbound.declare_queue("", exclusive=True, auto_delete=True)
+        await queue.consume(self._on_message, no_ack=True)
         # Kept: the connection holds its channels by weak references.
         self._channels = (channel, inbound)
         self._exchange = await channel.get_exchange(COMMANDS, ensure=False)
         self._reply_to = queue.name
-        self._lost = lost
-        self.generation += 1
-        if channel.is_closed or inbound.is_closed:
-            # In the moment before its callback was there.
-            self._lose(lost, "a channel was closed at once")
-        self.up = not lost.done()
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         try:

@@ -6,7 +6,7 @@ keep acknowledgements from draining the queues.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,8 @@ def translated(doing: str, *, passing: type[Exception] | tuple[()] = ()) -> Iter
     """
     try:
         yield
+    except BrokerLostError:
+        raise
     except passing:
         raise
     except asyncio.CancelledError:
@@ -116,7 +118,19 @@ class AmqpBroker:
         :raises BrokerLostError: if the broker cannot be reached, refuses, or does not answer.
         """
         with translated(f"connecting to {mask_url(self._options.amqp_url)}"):
-            await self._open()
+            await self._unless_lost(self._open())
+
+    async def _unless_lost(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it, but do not wait for it once something is lost: the driver may then never come back from it."""
+        doing = asyncio.ensure_future(work)
+        doing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            await asyncio.wait({doing, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+            if self.lost.done():
+                self.lost.result()
+            doing.result()
+        finally:
+            doing.cancel()
 
     async def _open(self) -> None:
         read_what_is_readable()
@@ -210,7 +224,16 @@ class AmqpBroker:
         return True
 
     async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
-        """Begin to take messages, of every partition with this worker's priority for it."""
+        """Begin to take messages, of every partition with this worker's priority for it.
+
+        :raises BrokerLostError: if something is lost on the way.
+        """
+        with translated("consuming"):
+            await self._unless_lost(self._consume_all(partitions, ingress))
+
+    async def _consume_all(
+        self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]
+    ) -> None:
         for partition in range(self._options.partitions):
 
             def take(delivery: Delivery, partition: int = partition) -> None:
@@ -225,10 +248,9 @@ class AmqpBroker:
         async def on_message(message: DeliveredMessage) -> None:
             self._guard(lambda: take(Delivery.of(message)))
 
-        with translated(f"consuming {queue}"):
-            channel = await self._inbound.get_underlay_channel()
-            arguments: dict[str, Any] = {"x-priority": priority(self._options.name, preferred)}
-            consuming = await channel.basic_consume(queue, on_message, arguments=arguments, timeout=TIMEOUT)
+        channel = await self._inbound.get_underlay_channel()
+        arguments: dict[str, Any] = {"x-priority": priority(self._options.name, preferred)}
+        consuming = await channel.basic_consume(queue, on_message, arguments=arguments, timeout=TIMEOUT)
         self._consumers.append(consuming.consumer_tag or "")
 
     def _guard(self, take: Callable[[], None]) -> None:
@@ -241,11 +263,14 @@ class AmqpBroker:
 
     async def stop_consuming(self) -> None:
         """Take no more messages. Those in hand can still be acknowledged."""
-        consumers, self._consumers = self._consumers, []
         with translated("stopping to consume"):
-            channel = await self._inbound.get_underlay_channel()
-            for tag in consumers:
-                await channel.basic_cancel(tag, timeout=TIMEOUT)
+            await self._unless_lost(self._cancel_consumers())
+
+    async def _cancel_consumers(self) -> None:
+        consumers, self._consumers = self._consumers, []
+        channel = await self._inbound.get_underlay_channel()
+        for tag in consumers:
+            await channel.basic_cancel(tag, timeout=TIMEOUT)
 
     async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
         """Publish a reply. A reply address that is gone loses it in silence, as AMQP has it."""

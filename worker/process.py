@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 
 #: A session that held for this many seconds starts the delays from the beginning.
 SETTLED = 30.0
-#: Seconds between two sessions at most.
+#: Seconds between two sessions at most …
 MAX_PAUSE = 15.0
+#: … and between two attempts to begin one. They cost nothing but the attempt.
+MAX_ATTEMPT_PAUSE = 2.0
 #: Seconds between two writes of the health file.
 HEALTH_INTERVAL = 1.0
 
@@ -52,6 +54,8 @@ class Worker:
         #: Set while the worker consumes.
         self.ready = asyncio.Event()
         self._news = asyncio.Event()
+        #: Whether the present session has come to the point of taking messages.
+        self._consumed = False
         self._engines = {
             name: Engine(
                 store,
@@ -105,7 +109,7 @@ class Worker:
         return agreed
 
     async def _run_sessions(self, topology: Topology) -> None:
-        losses = 0
+        losses = attempts = 0
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
@@ -114,14 +118,21 @@ class Worker:
                 # Whatever it is: a worker that ended would leave its work to another one that meets the same.
                 if not isinstance(loss, BrokerLostError | StoreLostError | StoreUnavailable):
                     log.exception("a session ended in a way that nobody foresaw")
-                losses = 1 if time.monotonic() - began > SETTLED else losses + 1
-                # Growing, so that a worker that cannot work does not wear out the messages' delivery limit;
-                # jittered, so that workers that lost one broker do not come back as one.
-                pause = random.uniform(0.5, 1.0) * min(MAX_PAUSE, 0.1 * 2**losses)  # noqa: S311
+                if self._consumed:
+                    # Growing, so that a worker that cannot work does not wear out the messages' delivery limit.
+                    losses = 1 if time.monotonic() - began > SETTLED else losses + 1
+                    attempts = 0
+                    pause = min(MAX_PAUSE, 0.1 * 2 ** min(losses, 10))
+                else:
+                    attempts += 1
+                    pause = min(MAX_ATTEMPT_PAUSE, 0.1 * 2 ** min(attempts, 10))
+                # Jittered, so that workers that lost one broker do not come back as one.
+                pause *= random.uniform(0.5, 1.0)  # noqa: S311
                 log.warning("session lost (%s: %s), again in %.1f s", type(loss).__name__, loss, pause)
                 await self._pause(pause)
 
     async def _run_session(self, topology: Topology) -> None:
+        self._consumed = False
         broker = AmqpBroker(self._options)
         try:
             if not await self._unless_stopped(self._prepare(broker)):
@@ -133,6 +144,7 @@ class Worker:
                 options=self._options,
                 service_time=self._clock.now,
             )
+            self._consumed = True
             await session.run(self._stopping, on_ready=self._announce)
         finally:
             self.ready.clear()
