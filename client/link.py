@@ -184,7 +184,8 @@ class Link:
             opening = asyncio.ensure_future(self._open_channels(connection, lost))
             opening.add_done_callback(lambda task: task.cancelled() or task.exception())
             try:
-                await asyncio.wait({opening, lost}, return_when=asyncio.FIRST_COMPLETED)
+                waiting: set[asyncio.Future[Any]] = {opening, lost}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if lost.done():
                     raise ConnectionError(lost.result())
                 opening.result()
