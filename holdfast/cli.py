@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import threading
@@ -132,15 +133,17 @@ def dev(
         _show_status(stack)
         return
     addresses = stack.start()
+    # Before the addresses are printed: whoever reads them may stop it at once.
+    gone = None if detach else _signalled()
     if not detach:
         err.print("[bold]ready.[/bold] Ctrl-C stops it. In another shell:")
     # These two lines are meant for `eval` and scripts too: nothing else goes to standard output.
     print(f"HOLDFAST_AMQP_URL={addresses.amqp_url}")
     print(f"HOLDFAST_MONGO_URL={addresses.mongo_url}", flush=True)
-    if detach:
+    if gone is None:
         return
     try:
-        _wait_for_signal()
+        gone.wait()
     finally:
         err.print("stopping")
         stack.stop()
@@ -243,14 +246,18 @@ def history(
 def main() -> None:
     """Run the command line. What can go wrong is said in one line, with exit code 1."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        code = app(standalone_mode=False)
+        # Written here, where it can fail, and not when the interpreter ends.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has read enough, as in `holdfast history KEY | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except typer.Abort:
         sys.exit(130)
     except ConflictError as conflict:
         _fail(f"conflict: {conflict}", 3)
-    except (HoldfastError, LocalStackError) as fault:
+    except (HoldfastError, LocalStackError, OSError) as fault:
         _fail(str(fault), 1)
     except Exception as fault:
         show = getattr(fault, "show", None)
@@ -258,6 +265,8 @@ def main() -> None:
             raise
         show()  # a mistake in the arguments, which typer words itself
         sys.exit(EX_USAGE)
+    # Commands return nothing; this is the code of Ctrl-C, which typer hands on like that.
+    sys.exit(code)
 
 
 def _ask(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, timeout: float | None) -> T:
@@ -298,11 +307,12 @@ def _show_status(stack: LocalStack) -> None:
     print(f"HOLDFAST_MONGO_URL={status.addresses.mongo_url}")
 
 
-def _wait_for_signal() -> None:
-    gone = threading.Event()
+def _signalled() -> threading.Event:
+    """Set by SIGINT or SIGTERM from now on."""
+    event = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: gone.set())
-    gone.wait()
+        signal.signal(number, lambda *_: event.set())
+    return event
 
 
 def _quiet_libraries() -> None:

@@ -218,6 +218,43 @@ def test_without_a_worker(amqp_url: str) -> None:
     assert time.monotonic() - began < 20
 
 
+def test_ctrl_c_while_waiting_for_an_answer(amqp_url: str) -> None:
+    """Given a broker without a worker, when Ctrl-C interrupts a read, then the exit code is the shell's for that."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    channel = connection.channel()
+    # In place of a worker's queues: this one shows that the command was sent.
+    channel.exchange_declare("holdfast.commands", "fanout", durable=True)
+    channel.queue_declare("seen", exclusive=True)
+    channel.queue_bind("seen", "holdfast.commands")
+    command = [sys.executable, "-m", "holdfast", "read", "k", "--timeout", "60"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(amqp_url=amqp_url)) as process:
+        try:
+            next(channel.consume("seen"))
+            process.send_signal(signal.SIGINT)
+            assert "Traceback" not in finish(process)
+            assert process.returncode == 130
+        finally:
+            process.kill()
+    connection.close()
+
+
+def test_a_reader_that_has_read_enough(service: Service) -> None:
+    """Given a pipe that nobody reads, when a command prints into it, then it ends without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast", "save", "k", "1"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(amqp_url=service.amqp_url),
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 # Settings.
 
 
