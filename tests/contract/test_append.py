@@ -1,11 +1,12 @@
 """What an append does and says."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from store_records import deleted, new_id, refused, saved
 
-from holdfast.events import StoreError
+from holdfast.events import Record, StoreError
 from holdfast.stores import AlreadyApplied, EventStore, Outcome
 
 APPENDED, TAKEN, NOT_TRIED = Outcome.APPENDED, Outcome.VERSION_TAKEN, Outcome.NOT_TRIED
@@ -13,7 +14,7 @@ APPENDED, TAKEN, NOT_TRIED = Outcome.APPENDED, Outcome.VERSION_TAKEN, Outcome.NO
 
 async def test_all_land_in_order(store: EventStore) -> None:
     """Events of several keys, a delete and a refusal land in one append, and a fence comes with it."""
-    records = [saved("a", 1), saved("b", 1), refused("a"), deleted("a", 2), saved("a", 3)]
+    records: list[Record] = [saved("a", 1), saved("b", 1), refused("a"), deleted("a", 2), saved("a", 3)]
     result = await store.append(records)
     assert list(result.outcomes) == [APPENDED] * 5
     assert result.fence is not None
@@ -158,7 +159,8 @@ async def test_a_record_that_cannot_be_kept(store: EventStore) -> None:
 
 async def test_what_the_caller_does_later_does_not_show(store: EventStore) -> None:
     """Neither the appended objects nor the ones read are connected with what the store holds."""
-    value, metadata, answer = {"list": [1]}, {"why": "test"}, {"status": "conflict", "error": {"code": "exists"}}
+    value, metadata = {"list": [1]}, {"why": "test"}
+    answer: dict[str, Any] = {"status": "conflict", "error": {"code": "exists"}}
     event, refusal = saved("a", 1, value=value, metadata=metadata), refused("a", **answer)
     await store.append([event, refusal])
     value["list"].append(2)

@@ -10,7 +10,14 @@ from holdfast.stores import EventStore, Head, Outcome
 @pytest.mark.parametrize("fenced", [False, True])
 async def test_heads_and_versions(store: EventStore, fenced: bool) -> None:
     """The newest event of each key, deleted ones too; keys without an event are left out, refusals are none."""
-    records = [saved("a", 1), saved("a", 2, time=TIME + 1), saved("b", 1), deleted("b", 2), saved("c", 1), refused("d")]
+    records: list[Record] = [
+        saved("a", 1),
+        saved("a", 2, time=TIME + 1),
+        saved("b", 1),
+        deleted("b", 2),
+        saved("c", 1),
+        refused("d"),
+    ]
     await store.append(records)
     fence = await store.fence() if fenced else None
     keys = ["c", "a", "b", "d", "nothing"]

@@ -119,7 +119,7 @@ def test_an_object_is_answered_with_an_object() -> None:
 def test_messages_that_are_too_large() -> None:
     """A message over the limit is refused unread; one at the limit is read."""
     padding = b" " * (MAX_MESSAGE_BYTES - len(encode(READ)))
-    assert decode_commands(encode(READ) + padding).commands == [ReadCommand(**READ)]
+    assert decode_commands(encode(READ) + padding).commands == [ReadCommand.model_validate(READ)]
     with pytest.raises(TooLargeError):
         decode_commands(encode(READ) + padding + b" ")
 

@@ -32,7 +32,7 @@ OPS: dict[str, type] = {
 MILLIS = [0, 1, 2**53 - 1, None]
 NO_MILLIS = [-1, 2**53, 1.0, "1", True, [], {}]
 TEXTS = ["a", "ä", "\U0010ffff", " ", "a/b", "%", "\x01", "$", "."]
-NO_TEXTS = ["", "a\0", "\0", None, 1, True, [], {}, 1.5]
+NO_TEXTS: list[object] = ["", "a\0", "\0", None, 1, True, [], {}, 1.5]
 METADATA = [None, {}, {"a": "b"}, {"": ""}, {"a": "\0"}, {str(n): "" for n in range(32)}, {"a": "x" * 4095}]
 NO_METADATA = [
     [],
