@@ -11,10 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from holdfast.local import LocalStackError, MongoReplicaSet, RabbitServer, Server, find_mongod, find_rabbitmq
 
 _VHOSTS_AT_ONCE = 32
+
+# How fast this machine is at the moment is nothing that a test is about.
+settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("holdfast")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
