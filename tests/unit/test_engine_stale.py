@@ -312,7 +312,23 @@ async def test_a_refusal_does_not_wait_for_a_key_that_moves_all_the_time() -> No
     """
     store = await ScriptedStore.opened()
     engine = await remembering(store)
-    store.always("versions", meanwhile(another_worker(store, save("k", "theirs"))))
-    await another_worker(store, save("k", "theirs"))()
+
+    async def move() -> None:
+        await another_worker(store, save("k", "theirs"))()
+
+    await move()
+    store.always("versions", meanwhile(move))
     assert brief(await one(engine, save("k", "no", etag="1-00000000"))) == "conflict etag_mismatch"
     assert store.calls["versions"] <= 2
+
+
+async def test_a_refusal_for_ever_does_not_believe_a_deposed_primary() -> None:
+    """Given a deposed primary that still has a key which is gone, or misses one which is there, then no refusal rests
+    on what it says.
+    """
+    store = await ScriptedStore.opened()
+    await one(engine_on(store), save("gone", 1))
+    await store.fall_behind()
+    await another_worker(store, delete("gone"), save("there", 1))()
+    answers = await apply(engine_on(store), first("gone", 2), delete("there"))
+    assert [brief(answer) for answer in answers] == ["ok v3", "ok v2"]
