@@ -1,6 +1,7 @@
 """What came by the ingress, or to a wrong partition, goes to the queues it belongs to, whole, once, and confirmed."""
 
 import asyncio
+import json
 from collections import defaultdict
 from typing import Any
 
@@ -240,3 +241,26 @@ async def test_a_lost_connection_leaves_the_message_in_hand() -> None:
     with pytest.raises(ConnectionError):
         await forwarder.take(delivery([command(KEYS[1]), command(KEYS[2])]))
     assert queues.finished == []
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["key", "store", "op", "value"]) | st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.binary(max_size=50) | anything.map(lambda data: json.dumps(data).encode()), st.integers(1, 16))
+def test_no_message_breaks_the_sorting(body: bytes, partitions: int) -> None:
+    """Given any bytes at all, when they are sorted, then they go somewhere, and nothing of them is left out."""
+    parts, is_array = sort_by_partition(body, partitions)
+    assert all(0 <= to < partitions for to in parts)
+    if len(parts) == 1:
+        assert [part for part, _ in parts.values()] == [body]
+    elif not parts:
+        assert (orjson.loads(body), is_array) == ([], True)
+    else:
+        assert sum(len(items) for _, items in parts.values()) == len(orjson.loads(body))
