@@ -13,6 +13,9 @@ APART_FROM = 3
 #: … and from this one on, the commands in it one at a time. That is slow, and most messages come back for reasons
 #: that are none of theirs: each loss of a connection counts for everything that was in hand.
 SUSPECT_FROM = 5
+#: From this delivery on, a message that is the first to come up in a worker's life is taken for what ended the lives
+#: before. All that was in hand behind it has come back as often, and would be buried with it by the broker.
+POISON_FROM = 7
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +37,8 @@ class Delivery:
     headers: dict[str, Any]
     #: It came back often enough to keep others out of its way.
     apart: bool = False
+    #: So often that one of those that are like it is what killed workers.
+    poison: bool = False
     is_array: bool = False
     #: Commands without an answer.
     remaining: int = 0
@@ -57,6 +62,7 @@ class Delivery:
             redelivered=bool(message.redelivered),
             suspect=failed >= SUSPECT_FROM - 1,
             apart=failed >= APART_FROM - 1,
+            poison=failed >= POISON_FROM - 1,
             hopped=HOP_HEADER in headers,
             headers=dict(headers),
         )

@@ -56,6 +56,8 @@ class Worker:
         self._news = asyncio.Event()
         #: Whether the present session has come to the point of taking messages.
         self._consumed = False
+        #: Whether any session has.
+        self._lived = False
         self._engines = {
             name: Engine(
                 store,
@@ -143,8 +145,9 @@ class Worker:
                 topology=topology,
                 options=self._options,
                 service_time=self._clock.now,
+                wary=not self._lived,
             )
-            self._consumed = True
+            self._consumed = self._lived = True
             await session.run(self._stopping, on_ready=self._announce)
         finally:
             self.ready.clear()

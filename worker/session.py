@@ -35,7 +35,12 @@ class Session:
         topology: Topology,
         options: WorkerOptions,
         service_time: Callable[[], int],
+        wary: bool = False,
     ) -> None:
+        """Make a session.
+
+        :param wary: it is the first of its process: the one before may have been killed by a message.
+        """
         self._broker = broker
         self._topology = topology
         self._options = options
@@ -56,6 +61,7 @@ class Session:
             forward=lambda elsewhere: self._beside(self._forwarder.pass_on(elsewhere)),
             history=lambda delivery, command: self._beside(self._history(delivery, command)),
         )
+        self._wary = wary
         self._ingress: asyncio.Queue[Delivery] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         #: Set with the fault of the first task that fails.
@@ -73,7 +79,7 @@ class Session:
                 self._beside(lane.run())
             self._beside(self._outbox.run())
             self._beside(self._run_ingress())
-            await broker.consume(self._intake.take, self._ingress.put_nowait)
+            await broker.consume(self._take, self._ingress.put_nowait)
             on_ready()
             await self._until(stopping.wait())
             log.info("draining: finishing what is in hand")
@@ -117,6 +123,17 @@ class Session:
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None and not self._broken.done():
             self._broken.set_exception(fault)
+
+    def _take(self, delivery: Delivery, partition: int) -> None:
+        if self._wary and delivery.poison:
+            # Messages are handled in the order in which they come, and one at a time at this stage. So of all that were
+            # in hand when workers died, the first one is it. The others get their chance now.
+            self._wary = False
+            log.error("a message of partition %d, delivered again and again, is taken for poison and buried", partition)
+            detail = f"workers died with it in hand; delivery {delivery.headers.get('x-delivery-count', 0) + 1}"
+            self._outbox.bury_whole(delivery, reason="poison", detail=detail)
+            return
+        self._intake.take(delivery, partition)
 
     async def _run_ingress(self) -> None:
         # One after another, so that two messages on one key keep their order.

@@ -75,6 +75,15 @@ class Cluster:
             )
         )
 
+    def consumers(self) -> int:
+        """Consumers of Holdfast's own queues."""
+        return int(
+            self.rabbit.eval(
+                f'length([C || C <- rabbit_amqqueue:consumers_all(<<"{self.vhost}">>), '
+                '{queue_name, Q} <- C, binary:match(element(4, Q), <<"holdfast.">>) =/= nomatch])'
+            )
+        )
+
     def waiting(self) -> int:
         """Messages in all partitions' queues."""
         return sum(self.depth(partition_queue(partition)) for partition in range(PARTITIONS))
