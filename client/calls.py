@@ -66,6 +66,10 @@ class Call:
         else:
             self._fail(OutcomeUnknown(f"{reason}; an earlier attempt may be on its way", id=self.id))
 
+    def deny(self, reason: str) -> None:
+        """End the call because the broker does not let this user publish."""
+        self._fail(DeniedError(reason))
+
     def abandon(self) -> None:
         """End the call because its client is being closed."""
         if self.attempts and self.mutates:

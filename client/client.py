@@ -127,6 +127,7 @@ class Client:
         """Connect and learn the service's partitions; ``async with`` does it for you.
 
         :raises Unavailable: if the broker cannot be reached, or no worker answers within the timeout.
+        :raises DeniedError: if the broker does not let this user send commands.
         """
         if self._dispatcher is not None:
             raise ClosedError("this client is open already")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from aio_pika.exceptions import DeliveryError
+from aiormq.exceptions import ChannelAccessRefused
 
 from ..events import ClosedError, Reply, partition_of
 from ..events.limits import CLIENT_MESSAGE_BYTES
@@ -205,6 +206,12 @@ class Dispatcher:
             await self._link.publish(lane.number, b"[" + b",".join([call.body for call in calls]) + b"]")
         except DeliveryError:
             refused = True
+        except ChannelAccessRefused:
+            # It ended the channel, and with it publishes that may have been allowed. Writes are tried again.
+            for call in [call for call in calls if not call.mutates]:
+                self.forget(call)
+                call.deny("the broker does not let this user send commands: it needs to write to holdfast.commands")
+            return
         except Exception as fault:  # noqa: BLE001 - the link knows the driver; here it means the same, whatever it is
             # What became of it is unknown; when the link is up again it is sent again under the same ids.
             log.debug("publishing to partition %d: %r", lane.number, fault)

@@ -42,6 +42,7 @@ class _Line(TransportFactory):
 
     def __init__(self) -> None:
         self._writer: asyncio.StreamWriter | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         plain = url.scheme != "amqps"
@@ -57,10 +58,26 @@ class _Line(TransportFactory):
         """Close the connection, or cut the line when that takes too long."""
         closing = asyncio.ensure_future(connection.close())
         closing.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
-        if not closing.done():
-            self.cut()
-            await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until nothing is closing any more, also what a cancelled ``hang_up`` has left.
+
+        The driver passes over the first cancellation of its ``close``, and then may wait for ever for something that
+        the end of the loop has cancelled: ``asyncio.run`` would never return.
+        """
+        for step in (None, self.cut, self._cancel, self._cancel):
+            if step is not None:
+                step()
+            if not self._closing:
+                return
+            await asyncio.wait(self._closing, timeout=GOODBYE_TIMEOUT)
+
+    def _cancel(self) -> None:
+        for closing in self._closing:
+            closing.cancel()
 
 
 class Link:
@@ -133,6 +150,7 @@ class Link:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         await self._disconnect()
+        await self._line.settle()
 
     async def publish(self, partition: int, body: bytes) -> None:
         """Publish one message of commands, and wait for the broker's confirm.
@@ -159,7 +177,8 @@ class Link:
         except DeliveryError:
             raise
         except BaseException as fault:
-            self._lose(lost, f"publishing: {fault!r}")
+            if not (isinstance(fault, asyncio.CancelledError) and _cancelled()):
+                self._lose(lost, f"publishing: {fault!r}")
             raise
 
     def _lose(self, lost: asyncio.Future[str], reason: str) -> None:
@@ -187,6 +206,9 @@ class Link:
                 waiting: set[asyncio.Future[Any]] = {opening, lost}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if lost.done():
+                    # It knows best what went wrong, if it comes back.
+                    await asyncio.wait({opening}, timeout=0.1)
+                if not opening.done():
                     raise ConnectionError(lost.result())
                 opening.result()
             finally:

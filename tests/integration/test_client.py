@@ -1,6 +1,7 @@
 """The client against a real broker, a real worker and a real database."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,8 +19,10 @@ from holdfast import (
     Client,
     ClosedError,
     ConflictError,
+    DeniedError,
     Entry,
     InvalidError,
+    OutcomeUnknown,
     Save,
     TooLargeError,
     Unavailable,
@@ -305,6 +308,50 @@ async def test_a_wrong_password_is_a_clear_error_and_is_not_shown(
     assert "correct-horse" not in str(refused.value)
     told = [record for record in caplog.records if record.name.startswith("holdfast")]
     assert not any("correct-horse" in record.getMessage() for record in told)
+
+
+async def test_a_user_without_rights_is_told_which_one_is_missing(shared: Service, rabbit: RabbitServer) -> None:
+    """Without rights on a reply queue, and without the right to publish, opening fails at once and leaves nothing."""
+    vhost = "client"
+
+    def allow(configure: str, write: str, read: str) -> None:
+        rabbit.ctl("set_permissions", "-p", vhost, "outsider", configure, write, read)
+
+    await asyncio.to_thread(rabbit.ctl, "add_user", "outsider", "pw")
+    url = shared.amqp_url.replace(f"{rabbit.user}:{rabbit.password}", "outsider:pw")
+    await asyncio.to_thread(allow, "^$", "^$", "^$")
+    with pytest.raises(Unavailable, match="ChannelAccessRefused"):
+        async with holdfast.connect(url):
+            pass
+    await asyncio.to_thread(allow, "^amq.gen-.*", "^$", "^amq.gen-.*")
+    with pytest.raises(DeniedError, match=r"write to holdfast\.commands"):
+        async with holdfast.connect(url):
+            pass
+    await asyncio.to_thread(allow, "^amq.gen-.*", r"^holdfast\.commands$", "^amq.gen-.*")
+    async with holdfast.connect(url) as client:
+        await client.save("outsider", 1)
+        assert (await client.history("outsider"))[0].author == "outsider"
+
+    await asyncio.to_thread(rabbit.ctl, "delete_user", "outsider")
+
+
+async def test_closing_with_calls_under_way_leaves_nothing_behind(shared: Service) -> None:
+    """A client closed, or whose opening is given up, in the middle of things ends all it has begun."""
+    before = asyncio.all_tasks()
+    for _ in range(3):
+        client = holdfast.connect(shared.amqp_url)
+        await client.open()
+        calls = [asyncio.create_task(client.save(f"closing/{number}", "x" * 1000)) for number in range(500)]
+        await asyncio.sleep(0)
+        await client.close()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {Entry, ClosedError, OutcomeUnknown}
+    for pause in (0.0, 0.005, 0.02, 0.03):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause), holdfast.connect(shared.amqp_url):
+                pass
+
+    assert asyncio.all_tasks() == before
 
 
 async def test_a_broker_that_is_not_there_is_a_clear_error(rabbit: RabbitServer) -> None:

@@ -10,11 +10,12 @@ import orjson
 import pamqp.commands
 import pytest
 from aio_pika.exceptions import ConnectionClosed, DeliveryError
+from aiormq.exceptions import ChannelAccessRefused
 from support.loops import leaping, settle
 
 from holdfast.client.calls import Call
 from holdfast.client.dispatcher import MAX_COMMANDS, RESEND_AFTER, Dispatcher
-from holdfast.events import ClosedError, ExpiredError, OutcomeUnknown, Reply, Unavailable, partition_of
+from holdfast.events import ClosedError, DeniedError, ExpiredError, OutcomeUnknown, Reply, Unavailable, partition_of
 from holdfast.events.limits import CLIENT_MESSAGE_BYTES
 
 PARTITIONS = 4
@@ -438,6 +439,21 @@ async def test_a_refusal_after_an_unconfirmed_attempt_leaves_the_outcome_open() 
         assert isinstance(error, OutcomeUnknown)
         assert error.id == write.id
         assert type(read.reply.exception()) is Unavailable
+
+
+@leaping
+async def test_a_user_who_may_not_publish_is_told() -> None:
+    """An access refusal ends reads as DeniedError; writes, of which some may have been let through, go on trying."""
+    async with bench() as it:
+        write, read = it.call(timeout=5), it.call(mutates=False)
+        await settle()
+
+        await it.reconnect(ChannelAccessRefused("ACCESS_REFUSED"))
+
+        assert isinstance(read.reply.exception(), DeniedError)
+        assert it.sent[1:] == [[write.id]]
+        await asyncio.sleep(6)
+        assert isinstance(write.reply.exception(), OutcomeUnknown)
 
 
 @leaping
