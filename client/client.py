@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT = 15.0
 #: Calls without an answer at one time; more of them wait for a place.
 DEFAULT_MAX_IN_FLIGHT = 8192
+#: How much of the way the estimate of service time goes back when an answer shows an earlier one.
+CLOCK_CAUTION = 0.05
 #: Seconds between two questions for the topology: while it is being changed, workers may not agree on it.
 DESCRIBE_PAUSE = 1.0
 
@@ -415,7 +417,9 @@ class Client:
     def _on_replies(self, replies: list[Reply]) -> None:
         # Every answer tells service time, so that deadlines stay right over a sleep of this machine too.
         if replies and (service_time := replies[-1].time) is not None:
-            self._clock_offset = service_time - time.monotonic() * 1000
+            # A late answer shows a time that has passed since, so that going back is done by small steps.
+            gain = service_time - time.monotonic() * 1000 - self._clock_offset
+            self._clock_offset += gain if gain > 0 else gain * CLOCK_CAUTION
         if self._dispatcher is not None:
             self._dispatcher.on_replies(replies)
 

@@ -149,6 +149,24 @@ async def test_deadlines_follow_a_clock_that_jumps() -> None:
 
 
 @leaping
+async def test_a_late_answer_does_not_bring_deadlines_forward() -> None:
+    """An answer that was long on its way shows an old service time, and later commands hardly expire any earlier."""
+    service = Loopback()
+    gate = Gate()
+    async with service.connect(timeout=60) as client:
+        await client.save("k", 1)
+        service.script(gate)
+        late = asyncio.create_task(client.save("k", 2))
+        await asyncio.sleep(3)
+        gate.open()
+        await late
+
+        await client.save("k", 3)
+
+    assert 0 <= service.service_time() - service.commands[-1]["sent_at"] <= 0.05 * 3_000
+
+
+@leaping
 async def test_another_epoch_leads_to_another_description_and_new_partitions() -> None:
     """When a reply shows another epoch the client asks again by itself, and sends by the new partitions then."""
     service = Loopback(partitions=1)
