@@ -203,6 +203,15 @@ async def test_an_id_that_is_reused_in_front_of_its_owner_takes_nothing_from_it(
     assert answers[1] == before
 
 
+async def test_many_commands_under_one_id_cost_one_look() -> None:
+    """Given a sender that gives all its commands one id, when they meet, then one look tells them all."""
+    store = await ScriptedStore.opened()
+    answers = await apply(engine_on(store), *(save(f"k{number}", number, id="x") for number in range(500)))
+    assert [brief(answer) for answer in answers] == ["ok v1"] + ["invalid id_reused"] * 499
+    assert store.calls["append"] == 1
+    assert store.calls["find"] == 1
+
+
 async def test_a_refused_id_cannot_be_used_again() -> None:
     """Given a recorded refusal, when another command uses its id, then the id is taken, though nothing was changed."""
     store = await ScriptedStore.opened()
