@@ -105,7 +105,6 @@ class AmqpBroker:
         self._options = options
         self._url = URL(options.amqp_url).update_query(heartbeat=str(options.heartbeat))
         self._connections: list[tuple[AbstractConnection, _Line]] = []
-        self._consumers: list[str] = []
         self._closing = False
         self._counter = 0
         #: Set with the reason when anything of the session breaks.
@@ -250,8 +249,7 @@ class AmqpBroker:
 
         channel = await self._inbound.get_underlay_channel()
         arguments: dict[str, Any] = {"x-priority": priority(self._options.name, preferred)}
-        consuming = await channel.basic_consume(queue, on_message, arguments=arguments, timeout=TIMEOUT)
-        self._consumers.append(consuming.consumer_tag or "")
+        await channel.basic_consume(queue, on_message, arguments=arguments, timeout=TIMEOUT)
 
     def _guard(self, take: Callable[[], None]) -> None:
         """A fault in taking a message ends the session loudly: the message would never be acknowledged."""
@@ -260,17 +258,6 @@ class AmqpBroker:
         except Exception as fault:
             log.exception("a message could not be taken")
             self._lose(f"a message could not be taken: {fault!r}")
-
-    async def stop_consuming(self) -> None:
-        """Take no more messages. Those in hand can still be acknowledged."""
-        with translated("stopping to consume"):
-            await self._unless_lost(self._cancel_consumers())
-
-    async def _cancel_consumers(self) -> None:
-        consumers, self._consumers = self._consumers, []
-        channel = await self._inbound.get_underlay_channel()
-        for tag in consumers:
-            await channel.basic_cancel(tag, timeout=TIMEOUT)
 
     async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
         """Publish a reply. A reply address that is gone loses it in silence, as AMQP has it."""

@@ -62,6 +62,7 @@ class Session:
             history=lambda delivery, command: self._beside(self._history(delivery, command)),
         )
         self._wary = wary
+        self._draining = False
         self._ingress: asyncio.Queue[Delivery] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         #: Set with the fault of the first task that fails.
@@ -79,7 +80,7 @@ class Session:
                 self._beside(lane.run())
             self._beside(self._outbox.run())
             self._beside(self._run_ingress())
-            await broker.consume(self._take, self._ingress.put_nowait)
+            await broker.consume(self._take, self._take_from_ingress)
             on_ready()
             await self._until(stopping.wait())
             log.info("draining: finishing what is in hand")
@@ -93,10 +94,12 @@ class Session:
                 self._broken.exception()  # seen: it was raised above, or came of the cancelling
 
     async def _drain(self) -> None:
+        # Consumers are not cancelled: the broker would at once hand what comes next to another worker, where it would
+        # overtake what is in hand here. What is delivered from now on goes back when the channel is closed.
+        self._draining = True
         limit = asyncio.timeout(self._options.drain_timeout)
         try:
             async with limit:
-                await self._broker.stop_consuming()
                 await self._until(self._outbox.idle())
         except TimeoutError:
             if not limit.expired():
@@ -125,6 +128,8 @@ class Session:
             self._broken.set_exception(fault)
 
     def _take(self, delivery: Delivery, partition: int) -> None:
+        if self._draining:
+            return
         if self._wary and delivery.poison:
             # Messages are handled in the order in which they come, and one at a time at this stage. So of all that were
             # in hand when workers died, the first one is it. The others get their chance now.
@@ -135,10 +140,16 @@ class Session:
             return
         self._intake.take(delivery, partition)
 
+    def _take_from_ingress(self, delivery: Delivery) -> None:
+        if not self._draining:
+            self._ingress.put_nowait(delivery)
+
     async def _run_ingress(self) -> None:
         # One after another, so that two messages on one key keep their order.
         while True:
-            await self._forwarder.take(await self._ingress.get())
+            delivery = await self._ingress.get()
+            if not self._draining:
+                await self._forwarder.take(delivery)
 
     def _answered(self, requests: list[Request]) -> None:
         outbox = self._outbox

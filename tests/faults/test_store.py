@@ -70,3 +70,28 @@ async def test_a_frozen_database_is_no_end(on_own_mongo: Cluster) -> None:
     records = await read_log(cluster.mongo_url)
     assert len(records) == 4_500
     check_log(records, load, more)
+
+
+async def test_a_worker_can_be_stopped_while_its_database_is_away(on_own_mongo: Cluster) -> None:
+    """Asked to leave with work in its hands that it cannot finish, a worker leaves with 0, and the work waits."""
+    cluster = on_own_mongo
+    worker = cluster.worker("stopped", store_patience=30, drain_timeout=1)
+    process = await cluster.run(worker)
+    try:
+        await cluster.until_ready(worker)
+        async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+            await client.save("k", 1)
+            await asyncio.to_thread(cluster.mongo.kill)
+            saving = asyncio.create_task(client.save("k", 2))
+            await cluster.until(lambda: cluster.waiting() == 1, "the command in the queue")
+            process.terminate()
+            _, said = await process.communicate()
+
+            await asyncio.to_thread(cluster.mongo.start)
+            await cluster.start()
+            assert (await saving).version == 2
+    finally:
+        await cluster.end(process)
+
+    assert process.returncode == 0
+    assert b"Traceback" not in said

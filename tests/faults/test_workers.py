@@ -1,9 +1,7 @@
 """Workers that die, leave, join and freeze, under load: nothing acknowledged is lost, and nothing happens twice."""
 
 import asyncio
-import os
 import signal
-import sys
 
 import pytest
 from support.cluster import PARTITIONS, Cluster
@@ -56,9 +54,7 @@ async def test_all_workers_killed_and_started_again(cluster: Cluster) -> None:
 async def test_workers_join_and_leave_under_load(cluster: Cluster) -> None:
     """Workers come and drain away under load: each exits with 0, callers notice nothing, per-key order is kept."""
     first = cluster.worker("first")
-    # As a process of its own, because its exit code matters.
-    environment = os.environ | dict(first._environment) | {"HOLDFAST_HEALTH_FILE": str(first.health_path)}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "holdfast", "worker", env=environment)
+    process = await cluster.run(first)
     try:
         await cluster.until_ready(first)
         async with holdfast.connect(cluster.amqp_url) as client:
@@ -67,18 +63,17 @@ async def test_workers_join_and_leave_under_load(cluster: Cluster) -> None:
             await load.at(0.1)
             second, third = await cluster.start(2)
             process.send_signal(signal.SIGTERM)
-            code = await process.wait()
+            _, said = await process.communicate()
             await asyncio.to_thread(second.stop)
             fourth, *_ = await cluster.start()
             await asyncio.to_thread(third.stop)
             await running
             assert (await client.read(load.keys[0])) is not None
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await cluster.end(process)
 
-    assert code == 0
+    assert process.returncode == 0
+    assert b"Traceback" not in said
     assert load.failed == {}
     records = await read_log(cluster.mongo_url)
     assert len(records) == 24_000
@@ -88,8 +83,8 @@ async def test_workers_join_and_leave_under_load(cluster: Cluster) -> None:
         assert "session lost" not in worker.log_path.read_text()
 
 
-async def test_a_joining_worker_takes_over_its_share(cluster: Cluster) -> None:
-    """A worker of higher priority for a partition gets it while the other one is at work, without a break in order."""
+async def test_partitions_change_hands_in_order(cluster: Cluster) -> None:
+    """A worker of higher priority joins and takes all, then drains away and leaves all: nothing overtakes anything."""
     names = [f"worker-{number}" for number in range(20)]
     # One that yields every partition, and one that takes them all.
     low = min(names, key=lambda name: max(priority(name, partition) for partition in range(PARTITIONS)))
@@ -97,19 +92,24 @@ async def test_a_joining_worker_takes_over_its_share(cluster: Cluster) -> None:
     old, new = cluster.worker(low), cluster.worker(takers[0])
     await asyncio.to_thread(old.start)
     async with holdfast.connect(cluster.amqp_url) as client:
-        load = Load(client, saves=12_000, keys=100)
-        running = asyncio.create_task(load.run())
-        await load.at(0.2)
+        joining, away, leaving = (Load(client, saves=12_000, keys=100, name=name) for name in ("join", "away", "leave"))
+        running = asyncio.create_task(joining.run())
+        await joining.at(0.2)
         await asyncio.to_thread(new.start)
-        # The old one has nothing any more, so freezing it is noticed by nobody.
-        more = Load(client, saves=1_000, keys=100, name="more")
         await running
+        # The old one has nothing any more, so freezing it is noticed by nobody.
         await asyncio.to_thread(old.pause)
-        await more.run()
+        await away.run()
         await asyncio.to_thread(old.resume)
+        running = asyncio.create_task(leaving.run())
+        await leaving.at(0.2)
+        await asyncio.to_thread(new.stop)
+        await running
 
-    assert load.failed == more.failed == {}
-    check_log(await read_log(cluster.mongo_url), load, more)
+    assert joining.failed == away.failed == leaving.failed == {}
+    check_log(await read_log(cluster.mongo_url), joining, away, leaving)
+    for worker in (old, new):
+        assert "session lost" not in worker.log_path.read_text()
 
 
 async def test_a_frozen_worker_does_no_harm_when_it_wakes_up(cluster: Cluster) -> None:

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import itertools
+import os
+import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +55,20 @@ class Cluster:
         workers = [self.worker(None, **settings) for _ in range(count)]
         await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
         return workers
+
+    async def run(self, worker: WorkerServer) -> Process:
+        """A worker as a process of its own, for tests that look at its exit code and at what it says."""
+        environment = os.environ | dict(worker._environment) | {"HOLDFAST_HEALTH_FILE": str(worker.health_path)}
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "holdfast", "worker", env=environment, stderr=asyncio.subprocess.PIPE
+        )
+
+    @staticmethod
+    async def end(process: Process) -> None:
+        """Kill such a process, if it is still there."""
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
     async def dead_letters(self, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
         """Wait for so many messages in the dead letter queue, and take them."""

@@ -42,6 +42,9 @@ class Load:
             self.failed[command_id] = error
         else:
             self.acknowledged[command_id] = entry
+        self._tell()
+
+    def _tell(self) -> None:
         done = len(self.acknowledged) + len(self.failed)
         for mark, event in self._marks:
             if done >= mark:
@@ -51,6 +54,7 @@ class Load:
         """Wait until this share of the saves has an outcome."""
         event = asyncio.Event()
         self._marks.append((round(share * self.saves), event))
+        self._tell()
         await event.wait()
 
 
