@@ -122,6 +122,8 @@ async def test_a_frozen_worker_does_no_harm_when_it_wakes_up(cluster: Cluster) -
         await asyncio.to_thread(frozen.pause)
         (successor,) = await cluster.start(heartbeat=2)
         await load.at(0.7)
+        # The successor may have had enough partitions to come so far before the broker gave the frozen one up.
+        await cluster.until(lambda: cluster.consumers() == PARTITIONS + 1, "only the successor consumes")
         began = len(frozen.log_path.read_text())
         await asyncio.to_thread(frozen.resume)
         await running
