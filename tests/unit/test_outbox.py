@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.deliveries import RememberingBroker, delivery
+from support.loops import leaping
 
 from holdfast.events.limits import REPLY_MESSAGE_BYTES
-from holdfast.worker.outbox import Outbox, pack
+from holdfast.worker.outbox import MAX_LATE_BYTES, REPLY_PATIENCE, Outbox, pack
 
 STAMP = {"epoch": 7, "time": 123}
 
@@ -197,3 +198,83 @@ async def test_idle_means_that_all_is_acknowledged() -> None:
             async with asyncio.timeout(10):
                 await waiting
             assert broker.acknowledged[-1] == tag
+
+
+class BlockedBroker(RememberingBroker):
+    """One with an alarm: it takes replies only when that is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alarm_over = asyncio.Event()
+
+    async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
+        """Publish a reply, some time."""
+        await self.alarm_over.wait()
+        await super().reply(body, to=to, correlation_id=correlation_id)
+
+
+@leaping
+async def test_acknowledgements_do_not_wait_for_the_end_of_an_alarm() -> None:
+    """Given a broker that takes no replies, when patience is over, then acknowledgements go on and replies follow."""
+    broker = BlockedBroker()
+    loop = asyncio.get_running_loop()
+    async with sending(broker) as outbox:
+        for tag in (1, 2, 3):
+            taken = delivery(tag=tag)
+            outbox.expect(taken, 1)
+            outbox.answer(taken, ok(str(tag)))
+            await idle(outbox)
+            assert loop.time() == pytest.approx(REPLY_PATIENCE)
+        assert broker.said == [("acknowledge", 1), ("acknowledge", 2), ("acknowledge", 3)]
+
+        broker.alarm_over.set()
+        await asyncio.sleep(1)
+        assert [reply["id"] for _, _, reply in broker.replies] == ["1", "2", "3"]
+
+        taken = delivery(tag=4)
+        outbox.expect(taken, 1)
+        outbox.answer(taken, ok("4"))
+        await idle(outbox)
+        assert broker.said[-2:] == [("reply", "amq.gen-1"), ("acknowledge", 4)]
+
+
+@leaping
+async def test_replies_that_wait_for_the_end_of_an_alarm_are_bounded() -> None:
+    """Given more replies than may wait, when the alarm goes on, then those beyond are dropped and the rest arrives."""
+    broker = BlockedBroker()
+    large = "x" * (MAX_LATE_BYTES // 3)
+    async with sending(broker) as outbox:
+        for tag in range(1, 6):
+            taken = delivery(tag=tag)
+            outbox.expect(taken, 1)
+            outbox.answer(taken, ok(str(tag), value=large))
+            await idle(outbox)
+
+        broker.alarm_over.set()
+        await asyncio.sleep(1)
+
+    assert [reply["id"] for _, _, reply in broker.replies] == ["1", "2"]
+    assert broker.acknowledged == [1, 2, 3, 4, 5]
+
+
+@leaping
+async def test_a_connection_lost_in_an_alarm_leaves_nothing_behind() -> None:
+    """Given replies that wait, when the outbox ends or the connection breaks, then so do they, and nobody complains."""
+    broker = BlockedBroker()
+    async with sending(broker) as outbox:
+        for tag in (1, 2):
+            taken = delivery(tag=tag)
+            outbox.expect(taken, 1)
+            outbox.answer(taken, ok(str(tag)))
+            await idle(outbox)
+        broker.fails_at = "reply"
+        broker.alarm_over.set()
+        await asyncio.sleep(1)
+        broker.alarm_over.clear()
+        taken = delivery(tag=3)
+        outbox.expect(taken, 1)
+        outbox.answer(taken, ok("3"))
+        await idle(outbox)
+    await asyncio.sleep(0)
+
+    assert broker.replies == []

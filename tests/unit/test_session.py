@@ -1,0 +1,175 @@
+"""A session: what it does with what comes while it drains, and with messages that may be what kills workers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from support.commands import NOW
+from support.deliveries import RememberingBroker, delivery
+
+from holdfast.events import Topology
+from holdfast.stores import MemoryStore
+from holdfast.worker import Engine, WorkerOptions
+from holdfast.worker.broker import BrokerLostError
+from holdfast.worker.delivery import Delivery
+from holdfast.worker.session import Session
+
+
+class ScriptedBroker(RememberingBroker):
+    """Hands out what a test delivers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.deliver: Callable[[Delivery, int], None]
+        self.deliver_to_ingress: Callable[[Delivery], None]
+        self.forwarded: list[int] = []
+
+    async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
+        """Begin."""
+        self.deliver, self.deliver_to_ingress = partitions, ingress
+
+    async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:  # noqa: ARG002
+        """Take a message that goes on."""
+        self.forwarded.append(partition)
+
+
+class SlowStore(MemoryStore):
+    """One whose fences, and so whose reads, can be held up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_gate = asyncio.Event()
+        self.open_gate.set()
+
+    async def fence(self) -> Any:
+        """As soon as it may."""
+        await self.open_gate.wait()
+        return await super().fence()
+
+
+class Desk:
+    """A session at work."""
+
+    def __init__(self, *, wary: bool, drain_timeout: float) -> None:
+        self.broker = ScriptedBroker()
+        self.store = SlowStore()
+        self.stopping = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.session = Session(
+            self.broker,  # type: ignore[arg-type]
+            engines={"default": Engine(self.store, service_time=lambda: NOW)},
+            topology=Topology(partitions=1),
+            options=WorkerOptions(amqp_url="amqp://nowhere/", partitions=1, drain_timeout=drain_timeout),
+            service_time=lambda: NOW,
+            wary=wary,
+        )
+        self.running = asyncio.ensure_future(self.session.run(self.stopping, on_ready=self.ready.set))
+
+
+@asynccontextmanager
+async def desk(*, wary: bool = False, drain_timeout: float = 25) -> AsyncIterator[Desk]:
+    made = Desk(wary=wary, drain_timeout=drain_timeout)
+    await made.store.open()
+    await made.ready.wait()
+    yield made
+    made.running.cancel()
+    await asyncio.gather(made.running, return_exceptions=True)
+
+
+def save(number: int, **fields: Any) -> Delivery:
+    command = {"op": "save", "id": f"id-{number}", "key": "k", "value": number}
+    return delivery(command, tag=number, **fields)
+
+
+def read(number: int) -> Delivery:
+    return delivery({"op": "read", "id": f"id-{number}", "key": "k"}, tag=number)
+
+
+async def test_a_drain_finishes_what_is_in_hand_and_takes_no_more() -> None:
+    """Given a command in hand, when the session drains, then that one is answered and what comes later is left."""
+    async with desk() as it:
+        it.store.open_gate.clear()
+        it.broker.deliver(read(1), 0)
+        it.stopping.set()
+        await asyncio.sleep(0.01)
+        it.broker.deliver(save(2), 0)
+        it.broker.deliver_to_ingress(save(3))
+        assert not it.running.done()
+
+        it.store.open_gate.set()
+        await asyncio.wait_for(it.running, 10)
+
+    assert it.broker.acknowledged == [1]
+    assert [reply["id"] for _, _, reply in it.broker.replies] == ["id-1"]
+    assert it.broker.forwarded == []
+
+
+async def test_a_drain_that_takes_too_long_is_given_up() -> None:
+    """Given a store that hangs, when the drain's time is over, then the session ends and leaves the rest to others."""
+    async with desk(drain_timeout=0.05) as it:
+        it.store.open_gate.clear()
+        it.broker.deliver(read(1), 0)
+        it.stopping.set()
+
+        await asyncio.wait_for(it.running, 10)
+
+    assert it.broker.acknowledged == []
+
+
+@pytest.mark.parametrize("draining", [False, True])
+async def test_a_loss_ends_the_session_at_once(draining: bool) -> None:
+    """Given a session at work or in its drain, when the broker is lost, then it says so and leaves no task behind."""
+    before = asyncio.all_tasks()
+    async with desk() as it:
+        it.store.open_gate.clear()
+        it.broker.deliver(read(1), 0)
+        if draining:
+            it.stopping.set()
+        await asyncio.sleep(0.01)
+
+        it.broker.lost.set_exception(BrokerLostError("scripted"))
+
+        with pytest.raises(BrokerLostError):
+            await asyncio.wait_for(it.running, 10)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_reply_that_cannot_be_published_ends_the_session() -> None:
+    """Given a channel for replies that breaks, when a reply is due, then the session ends with what was raised."""
+    async with desk() as it:
+        it.broker.fails_at = "reply"
+        it.broker.deliver(save(1), 0)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(it.running, 10)
+
+    assert it.broker.acknowledged == []
+
+
+async def test_a_new_worker_buries_the_first_message_that_came_back_too_often() -> None:
+    """Given messages that workers died with, when a new one meets them, then the first is buried, the others done."""
+    async with desk(wary=True) as it:
+        it.broker.deliver(save(1), 0)
+        for number in (2, 3, 4):
+            often = {"suspect": True, "apart": True, "poison": True, "redelivered": True}
+            it.broker.deliver(save(number, **often, headers={"x-delivery-count": 6}), 0)
+        await it.session._outbox.idle()
+
+    assert sorted(it.broker.acknowledged) == [1, 2, 3, 4]
+    assert [(reason, detail) for _, reason, detail in it.broker.buried] == [
+        ("poison", "workers died with it in hand; delivery 7")
+    ]
+    assert sorted(reply["id"] for _, _, reply in it.broker.replies) == ["id-1", "id-3", "id-4"]
+
+
+async def test_a_worker_that_has_lived_buries_nothing_for_its_age() -> None:
+    """Given a session that is not the first of its process, when messages come back often, then they are handled."""
+    async with desk() as it:
+        it.broker.deliver(save(1, suspect=True, apart=True, poison=True, redelivered=True), 0)
+        await it.broker.until_acknowledged(1)
+
+    assert it.broker.buried == []
+    assert [reply["status"] for _, _, reply in it.broker.replies] == ["ok"]
