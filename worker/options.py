@@ -25,7 +25,7 @@ class WorkerOptions:
     partitions: int = DEFAULT_PARTITIONS
     #: Messages in hand for each partition. A message of our client holds up to some hundred commands.
     prefetch: int = 32
-    #: Seconds between heartbeats to the broker; a frozen worker is replaced after one to two of them.
+    #: Seconds between heartbeats to the broker; a frozen worker is replaced after two to three of them.
     heartbeat: int = 8
     #: Seconds for which a store may be away until the worker lets go of its partitions.
     store_patience: float = 5.0
