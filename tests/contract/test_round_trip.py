@@ -85,7 +85,7 @@ async def test_edges_round_trip(store: EventStore, value: Any) -> None:
     await _round_trip(store, value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(value=values)
 @example(value={"$ref": "", "$id": {"$ref": "", "$id": None}})
 async def test_any_value_round_trips(store: EventStore, value: Any) -> None:
@@ -93,7 +93,7 @@ async def test_any_value_round_trips(store: EventStore, value: Any) -> None:
     await _round_trip(store, value)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     key=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=100),
     command=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30),

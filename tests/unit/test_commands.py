@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.events import (
@@ -206,10 +206,12 @@ def test_commands_cannot_be_changed() -> None:
         command.key = "other"  # type: ignore[misc]
 
 
-@given(st.sampled_from(["save", "delete"]), st.text(min_size=1, max_size=20))
+@given(
+    st.sampled_from(["save", "delete"]),
+    st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20),
+)
 def test_a_command_can_be_written_and_read_again(op: str, key: str) -> None:
     """What a client dumps, a worker reads as the same command."""
-    assume("\0" not in key and key.isprintable())
     command = OPS[op](**(least(op) | {"key": key}))
     assert decode(command.model_dump(exclude_unset=True)) == command
     assert decode(command.model_dump()) == command
