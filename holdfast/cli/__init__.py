@@ -1,0 +1,5 @@
+"""The command line: ``holdfast``."""
+
+from .app import main
+
+__all__ = ["main"]
