@@ -76,8 +76,9 @@ def test_what_was_recorded_is_loaded(tmp_path: Path) -> None:
         exists=False,
     )
     assert replace(third, invoked=0, returned=0) == Operation(
-        client="c1", id="c", store="other", key="k", op="delete", etag="1-y", invoked=0, returned=0, outcome=Outcome.CONFLICT,
-        exists=True, version=1, answer_etag="1-x", answer_value={"n": 1}, error="ConflictError:etag_mismatch",
+        client="c1", id="c", store="other", key="k", op="delete", etag="1-y",
+        invoked=0, returned=0, outcome=Outcome.CONFLICT, exists=True, version=1, answer_etag="1-x",
+        answer_value={"n": 1}, error="ConflictError:etag_mismatch",
     )  # fmt: skip
 
 
