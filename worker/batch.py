@@ -26,6 +26,8 @@ class Request:
     suspect: bool = False
     #: Came back often: it is handled in the company of its own message only.
     apart: bool = False
+    #: Its sender may not read the key, and is told no more of the state than a write cannot help telling.
+    blind: bool = False
     #: Whatever the caller needs to send the answer on.
     origin: Any = None
     answer: Answer | None = None

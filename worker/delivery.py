@@ -58,7 +58,7 @@ class Delivery:
             reply_to=properties.reply_to or None,
             correlation_id=properties.correlation_id,
             message_id=properties.message_id,
-            author=properties.user_id,
+            author=properties.user_id or None,
             redelivered=bool(message.redelivered),
             suspect=failed >= SUSPECT_FROM - 1,
             apart=failed >= APART_FROM - 1,

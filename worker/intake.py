@@ -23,6 +23,7 @@ from ..events import (
 )
 from ..events.codec import parse_json
 from ..events.replies import error
+from .access import Access
 from .batch import Request
 from .delivery import Delivery
 from .lane import Lane
@@ -53,12 +54,14 @@ class Intake:
         describe: Callable[[], Wire],
         forward: Callable[[Elsewhere], None],
         history: Callable[[Delivery, HistoryCommand], None],
+        access: Access | None = None,
     ) -> None:
         """Make an intake.
 
         :param lanes: of each store.
         :param forward: takes commands that belong elsewhere; it answers for them.
         :param history: takes what is too slow for the commit loop; it answers for it.
+        :param access: who may do what; None lets everybody do everything.
         """
         self._lanes = lanes
         self._outbox = outbox
@@ -67,6 +70,7 @@ class Intake:
         self._describe = describe
         self._forward = forward
         self._history = history
+        self._access = access
 
     def take(self, delivery: Delivery, partition: int) -> None:
         """Take one message from the queue of a partition."""
@@ -85,6 +89,7 @@ class Intake:
             return
         delivery.is_array = decoded.is_array
         outbox.expect(delivery, len(decoded.commands))
+        access, author = self._access, delivery.author
         requests: dict[str, list[Request]] = {}
         elsewhere: list[Any] = []
         for number, command in enumerate(decoded.commands):
@@ -95,6 +100,11 @@ class Intake:
                 outbox.answer(delivery, {"id": command.id, **self._describe()})
                 continue
             store = command.store
+            # Before anything else is done with it, so that nothing can be learned from how long it takes.
+            if access is not None and not access.allows(author, command.op, store, command.key):
+                denial = access.denial(author, command.op, store, command.key)
+                self._refuse_with(delivery, command.id, denial, command.model_dump(exclude_unset=True))
+                continue
             if not delivery.hopped and partition_of(store, command.key, self._partitions) != partition:
                 elsewhere.append((partition_of(store, command.key, self._partitions), number))
                 continue
@@ -107,13 +117,15 @@ class Intake:
                 continue
             request = Request(
                 command,
-                author=delivery.author,
+                author=author,
                 redelivered=delivery.redelivered,
                 suspect=delivery.suspect,
                 apart=delivery.apart,
                 origin=delivery,
             )
             if not isinstance(command, ReadCommand):
+                if access is not None:
+                    request.blind = not access.allows(author, "read", store, command.key)
                 request.digest, request.size = digest_of(command)
                 if request.size > self._max_value_bytes:
                     too_large = TooLargeError(

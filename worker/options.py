@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..events.limits import DEFAULT_MAX_VALUE_BYTES
 from ..events.topology import DEFAULT_PARTITIONS
+from .access import OPEN, AccessConfig
 
 
 def _default_name() -> str:
@@ -41,5 +42,7 @@ class WorkerOptions:
     queue_max_length: int = 1_000_000
     #: Deliveries after which the broker itself takes a message for poison.
     delivery_limit: int = 100
+    #: Who may do what.
+    access: AccessConfig = OPEN
     #: Written every second while the worker is ready; None writes nothing.
     health_file: Path | None = None

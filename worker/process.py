@@ -17,6 +17,7 @@ from ..events import StoreConfigError, StoreUnavailable, Topology
 from ..events.topology import DEFAULT_STORE
 from ..events.urls import mask_url
 from ..stores import EventStore
+from .access import warn_of
 from .broker import AmqpBroker, BrokerLostError
 from .clock import ServiceClock
 from .engine import Engine
@@ -78,6 +79,7 @@ class Worker:
         :raises StoreConfigError: if a store is unfit, or another topology is in force.
         :raises StoreUnavailable: if a store cannot be reached at the start.
         """
+        warn_of(self._options.access)
         try:
             for store in self._stores.values():
                 await store.open()

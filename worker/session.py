@@ -11,6 +11,7 @@ from typing import Any
 from ..events import HistoryCommand, Status, StoreUnavailable, Topology
 from ..events.limits import MAX_MESSAGE_BYTES
 from ..events.replies import error
+from .access import Access, conceal
 from .batch import Request
 from .broker import AmqpBroker
 from .delivery import Delivery
@@ -60,6 +61,7 @@ class Session:
             describe=self._describe,
             forward=lambda elsewhere: self._beside(self._forwarder.pass_on(elsewhere)),
             history=lambda delivery, command: self._beside(self._history(delivery, command)),
+            access=None if options.access.default == "open" else Access(options.access),
         )
         self._wary = wary
         self._draining = False
@@ -154,7 +156,9 @@ class Session:
     def _answered(self, requests: list[Request]) -> None:
         outbox = self._outbox
         for request in requests:
-            outbox.answer(request.origin, {"id": request.command.id, **(request.answer or {})})
+            answer = request.answer or {}
+            # Here, because an answer may come out of the log, where it stands as it was for whoever could read it.
+            outbox.answer(request.origin, {"id": request.command.id, **(conceal(answer) if request.blind else answer)})
 
     def _failed(self, request: Request, fault: BaseException) -> None:
         body = request.command.model_dump_json(exclude_unset=True).encode()
