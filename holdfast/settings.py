@@ -1,25 +1,20 @@
-"""Settings from the environment (``HOLDFAST_*``) and, for stores, from a TOML file."""
+"""Settings from the environment (``HOLDFAST_*``); what does not fit there is in the configuration file."""
 
-import tomllib
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from yarl import URL
 
-from .events import HoldfastError
-from .events.commands import StoreName
-from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES, MAX_STORE_LENGTH
+from .config import Config, SettingsError, first_fault, read_config
+from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES
 from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
 from .stores import EventStore, StoreConfig, build_store
-from .worker import WorkerOptions
-
-_store_name: TypeAdapter[str] = TypeAdapter(StoreName)
-
-
-class SettingsError(HoldfastError, ValueError):
-    """A setting is missing or wrong. The message names the variable and says what it should be."""
+from .worker import AccessConfig, WorkerOptions
+from .worker.access import stores_of_nobody
 
 
 class Settings(BaseSettings):
@@ -36,7 +31,9 @@ class Settings(BaseSettings):
     mongo_url: SecretStr | None = Field(
         None, description="MongoDB URL of the default store; its path names the database (else `holdfast`)."
     )
-    stores_file: Path | None = Field(None, description="TOML file with the stores, in place of HOLDFAST_MONGO_URL.")
+    config_file: Path | None = Field(
+        None, description="TOML file with stores, in place of HOLDFAST_MONGO_URL, and access rules."
+    )
     worker_name: str | None = Field(None, description="Tells workers apart. Default: host name and process id.")
     partitions: int = Field(
         DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description="Command queues; the same for all workers."
@@ -74,7 +71,10 @@ class Settings(BaseSettings):
         return url
 
     def worker_options(self) -> WorkerOptions:
-        """The options of one worker process."""
+        """The options of one worker process.
+
+        :raises SettingsError: if the configuration file cannot be used.
+        """
         given: dict[str, Any] = {"name": self.worker_name} if self.worker_name else {}
         return WorkerOptions(
             amqp_url=self.amqp_url.get_secret_value(),
@@ -88,6 +88,7 @@ class Settings(BaseSettings):
             value_cache_bytes=self.value_cache_bytes,
             queue_max_length=self.queue_max_length,
             health_file=self.health_file,
+            access=self._access(),
             **given,
         )
 
@@ -96,45 +97,31 @@ class Settings(BaseSettings):
 
         :raises SettingsError: if there is none, or the file cannot be used.
         """
-        if self.stores_file is not None:
-            return {name: build_store(name, config) for name, config in read_stores(self.stores_file).items()}
+        return {name: build_store(name, config) for name, config in self._stores.items()}
+
+    @cached_property
+    def _config(self) -> Config:
+        return Config() if self.config_file is None else read_config(self.config_file)
+
+    @property
+    def _stores(self) -> Mapping[str, StoreConfig]:
+        if self._config.stores:
+            return self._config.stores
         if self.mongo_url is None:
             raise SettingsError(
                 "no store is configured: set HOLDFAST_MONGO_URL to a MongoDB replica set "
-                "(mongodb://host/holdfast?replicaSet=rs0), or HOLDFAST_STORES_FILE to a TOML file"
+                "(mongodb://host/holdfast?replicaSet=rs0), or name stores in a file (HOLDFAST_CONFIG_FILE)"
             )
-        return {DEFAULT_STORE: build_store(DEFAULT_STORE, StoreConfig(url=self.mongo_url.get_secret_value()))}
+        return {DEFAULT_STORE: StoreConfig(url=self.mongo_url.get_secret_value())}
 
-
-class _StoresFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    stores: dict[str, StoreConfig] = Field(min_length=1)
-
-
-def read_stores(path: Path) -> dict[str, StoreConfig]:
-    """Read a TOML file of stores, ``[stores.<name>]`` tables with ``type`` and what that type takes.
-
-    :raises SettingsError: naming the file and what is wrong in it; values are not shown, they may be secret.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        stores = _StoresFile.model_validate(data).stores
-    except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is no TOML: {error}") from None
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {_first_fault(error)}") from None
-    for name in stores:
-        try:
-            _store_name.validate_python(name)
-        except ValidationError:
+    def _access(self) -> AccessConfig:
+        access = self._config.access
+        if access.rules and (unknown := stores_of_nobody(access, self._stores)):
             raise SettingsError(
-                f"{path}: {name!r} is no store name: letters, digits, '_', '-' and '.', at most {MAX_STORE_LENGTH}, "
-                "a letter or digit first"
-            ) from None
-    return stores
+                f"{self.config_file}: access.rules: no store matches {unknown[0]!r}; there are: "
+                + ", ".join(sorted(self._stores))
+            )
+        return access
 
 
 def load_settings(**given: Any) -> Settings:
@@ -145,12 +132,4 @@ def load_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise SettingsError(f"HOLDFAST_{_first_fault(error, upper=True)}") from None
-
-
-def _first_fault(error: ValidationError, *, upper: bool = False) -> str:
-    fault = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(map(str, fault["loc"]))
-    # pydantic puts this before what our own validators say.
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{place.upper() if upper else place}: {message}"
+        raise SettingsError(f"HOLDFAST_{first_fault(error, upper=True)}") from None

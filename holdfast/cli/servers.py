@@ -31,7 +31,7 @@ def worker(
     mongo_url: Annotated[
         str | None, typer.Option(help="MongoDB URL of the default store. Better kept in HOLDFAST_MONGO_URL.")
     ] = None,
-    stores_file: Annotated[Path | None, typer.Option(help="TOML file with the stores.")] = None,
+    config_file: Annotated[Path | None, typer.Option(help="TOML file with stores and access rules.")] = None,
     partitions: Annotated[int | None, typer.Option(help="Command queues; the same for all workers.")] = None,
     health_file: Annotated[Path | None, typer.Option(help="Written every second while ready.")] = None,
 ) -> None:
@@ -42,7 +42,7 @@ def worker(
     settings = load_settings(
         amqp_url=amqp_url,
         mongo_url=mongo_url,
-        stores_file=stores_file,
+        config_file=config_file,
         partitions=partitions,
         health_file=health_file,
     )

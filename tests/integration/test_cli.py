@@ -164,7 +164,7 @@ def test_help(command: list[str]) -> None:
         assert all(f" {name} " in words for name in COMMANDS)
         assert "2 the key is absent, 3 conflict" in words
     if command == ["worker"]:
-        assert "HOLDFAST_STORES_FILE: TOML file with the stores" in words
+        assert "HOLDFAST_CONFIG_FILE: TOML file with stores" in words
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_reader_that_has_read_enough(service: Service) -> None:
         ("read", {"timeout": "0"}, "HOLDFAST_TIMEOUT: "),
         ("worker", {}, "set HOLDFAST_MONGO_URL"),
         ("worker", {"mongo_url": f"postgres://ada:{SECRET}@db/x"}, "not a usable MongoDB URL: postgres://ada:***@db/x"),
-        ("worker", {"stores_file": "/there/is/none.toml"}, "cannot read /there/is/none.toml"),
+        ("worker", {"config_file": "/there/is/none.toml"}, "cannot read /there/is/none.toml"),
     ],
 )
 def test_wrong_settings_name_the_variable(command: str, settings: dict[str, str], said: str) -> None:
@@ -277,11 +277,11 @@ def test_wrong_settings_name_the_variable(command: str, settings: dict[str, str]
     failed(holdfast(*arguments, **settings), 1, said)
 
 
-def test_a_bad_entry_in_the_file_of_stores_is_named(tmp_path: Path) -> None:
+def test_a_bad_entry_in_the_configuration_file_is_named(tmp_path: Path) -> None:
     """Given a TOML file with a misspelt option, when a worker starts, then one line names file, store and option."""
-    file = tmp_path / "stores.toml"
+    file = tmp_path / "holdfast.toml"
     file.write_text(f'[stores.default]\nurl = "mongodb://ada:{SECRET}@db/"\nreplicas = 3\n')
-    failed(holdfast("worker", "--stores-file", str(file)), 1, f"{file}: stores.default.replicas: ")
+    failed(holdfast("worker", "--config-file", str(file)), 1, f"{file}: stores.default.replicas: ")
 
 
 def test_a_worker_without_its_database() -> None:

@@ -1,13 +1,14 @@
-"""Settings: what the environment and the file of stores may say, and how their mistakes are told."""
+"""Settings: what the environment and the configuration file may say, and how their mistakes are told."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdfast.settings import Settings, SettingsError, load_settings, read_stores
+from holdfast.config import SettingsError, read_config
+from holdfast.settings import Settings, load_settings
 from holdfast.stores import MemoryStore, MongoStore
-from holdfast.worker import WorkerOptions
+from holdfast.worker import AccessConfig, AccessRule, WorkerOptions
 
 SECRET = "hunter2"
 
@@ -127,29 +128,27 @@ def test_a_mongo_url_makes_the_default_store(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_stores_the_error_says_what_to_set() -> None:
     """Given neither a URL nor a file, when the stores are made, then the error names both variables."""
-    with pytest.raises(SettingsError, match=r"HOLDFAST_MONGO_URL .* HOLDFAST_STORES_FILE"):
+    with pytest.raises(SettingsError, match=r"HOLDFAST_MONGO_URL .*HOLDFAST_CONFIG_FILE"):
         load_settings().stores()
 
 
 def test_a_file_goes_before_the_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Given a URL and a file of two stores, when the stores are made, then they are the file's."""
-    file = tmp_path / "stores.toml"
+    file = tmp_path / "holdfast.toml"
     file.write_text(
         '[stores.default]\nurl = "mongodb://db/one?replicaSet=rs0"\ndatabase = "two"\ntimeout_seconds = 2\n'
         '[stores.scratch]\ntype = "memory"\n'
     )
     monkeypatch.setenv("HOLDFAST_MONGO_URL", "mongodb://elsewhere/")
-    monkeypatch.setenv("HOLDFAST_STORES_FILE", str(file))
+    monkeypatch.setenv("HOLDFAST_CONFIG_FILE", str(file))
     stores = load_settings().stores()
     assert {name: type(store) for name, store in stores.items()} == {"default": MongoStore, "scratch": MemoryStore}
-    assert read_stores(file)["default"].database == "two"
+    assert read_config(file).stores["default"].database == "two"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "stores: "),
-        ("[stores]", "stores: "),
         ("stores = 1", "stores: "),
         ("[stores.default", "no TOML"),
         ('[stores.default]\nurl = "mongodb://ada:hunter2@db/"\nspeed = 3', "stores.default.speed: "),
@@ -169,11 +168,11 @@ def test_a_file_goes_before_the_url(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ],
 )
 def test_a_mistake_in_the_file_names_file_and_place(tmp_path: Path, text: str, said: str) -> None:
-    """Given a wrong file of stores, when it is read, then the one-line error names file and entry, and no secret."""
-    file = tmp_path / "stores.toml"
+    """Given a wrong file, when it is read, then the one-line error names file and entry, and no secret."""
+    file = tmp_path / "holdfast.toml"
     file.write_text(text)
     with pytest.raises(SettingsError) as caught:
-        read_stores(file)
+        read_config(file)
     message = str(caught.value)
     assert str(file) in message
     assert said in message
@@ -187,4 +186,55 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     for path in (tmp_path / "none.toml", tmp_path, binary):
         with pytest.raises(SettingsError, match=path.name):
-            read_stores(path)
+            read_config(path)
+
+
+# Access rules.
+
+RULE = '[[access.rules]]\nuser = "*"\nstore = "default"\nkey = "*"\noperations = ["read"]\n'
+
+
+def test_access_rules_reach_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Given a file of rules without stores, when settings are loaded, then the worker has them, and the URL's store."""
+    file = tmp_path / "holdfast.toml"
+    file.write_text(f'[access]\ndefault = "closed"\n{RULE}')
+    monkeypatch.setenv("HOLDFAST_CONFIG_FILE", str(file))
+    monkeypatch.setenv("HOLDFAST_MONGO_URL", "mongodb://db/")
+    settings = load_settings()
+    rule = AccessRule(user="*", store="default", key="*", operations=["read"])
+    assert settings.worker_options().access == AccessConfig(default="closed", rules=[rule])
+    assert list(settings.stores()) == ["default"]
+
+
+def test_a_rule_for_no_store_is_a_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Given a rule whose store none is named like, when settings are loaded, then the error names it and the stores."""
+    file = tmp_path / "holdfast.toml"
+    file.write_text(f'[stores.carts]\ntype = "memory"\n[access]\ndefault = "closed"\n{RULE}')
+    monkeypatch.setenv("HOLDFAST_CONFIG_FILE", str(file))
+    with pytest.raises(SettingsError, match=r"holdfast\.toml: no store matches 'default'; there are: carts"):
+        load_settings().worker_options()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # That rules are in force or not is never left to a default.
+        (RULE, "access.default: Field required"),
+        ("[access]", "access.default: Field required"),
+        ('[access]\ndefault = "deny"', "access.default: "),
+        ('[access]\ndefault = "closed"\nrule = 1', "access.rule: "),
+        (f'[access]\ndefault = "closed"\n{RULE}effect = "deny"', "access.rules.0.effect: Extra inputs"),
+        (
+            f'[access]\ndefault = "closed"\n{RULE}'.replace('"read"', '"write"'),
+            "access.rules.0.operations.0: 'write'",
+        ),
+    ],
+)
+def test_a_mistake_in_the_rules_names_its_place(tmp_path: Path, text: str, said: str) -> None:
+    """Given a wrong access table, when the file is read, then the one-line error names file and place."""
+    file = tmp_path / "holdfast.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        read_config(file)
+    assert str(caught.value).startswith(f"{file}: {said}")
+    assert "\n" not in str(caught.value)
