@@ -211,7 +211,7 @@ def test_a_rule_for_no_store_is_a_mistake(monkeypatch: pytest.MonkeyPatch, tmp_p
     file = tmp_path / "holdfast.toml"
     file.write_text(f'[stores.carts]\ntype = "memory"\n[access]\ndefault = "closed"\n{RULE}')
     monkeypatch.setenv("HOLDFAST_CONFIG_FILE", str(file))
-    with pytest.raises(SettingsError, match=r"holdfast\.toml: no store matches 'default'; there are: carts"):
+    with pytest.raises(SettingsError, match=r"no store matches 'default'; there are: carts"):
         load_settings().worker_options()
 
 
