@@ -1,0 +1,90 @@
+"""The steps of a worker's loop at which it can be told to die, and the order to do so."""
+
+import json
+import os
+import threading
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+#: Names the file in which a worker looks for its order.
+ORDER_VARIABLE = "CHAOS_ORDER_FILE"
+
+
+class Step(StrEnum):
+    """A place between two things that a worker does."""
+
+    #: A message was taken, nothing is decided.
+    RECEIVED = "after receive"
+    #: Everything of a batch is decided, nothing was sent to the store.
+    DECIDED = "after decide"
+    #: The store has the insert, its answer was not read.
+    APPENDING = "in append"
+    #: The store has answered, nobody was told.
+    APPENDED = "after append"
+    #: A message of replies was written.
+    REPLIED = "after reply"
+    #: All replies and dead letters of a batch are out, nothing was acknowledged.
+    ACKNOWLEDGING = "before acknowledge"
+    #: An acknowledgement was handed to the driver; whether it gets to the broker is open.
+    ACKNOWLEDGED = "after acknowledge"
+    #: A message that belongs elsewhere is in its queue, and the original is not acknowledged.
+    FORWARDED = "after forward"
+    #: A dead letter is in its queue, and the original is not acknowledged.
+    BURIED = "after burial"
+
+
+#: Steps that every write passes.
+OF_A_WRITE = (
+    Step.RECEIVED,
+    Step.DECIDED,
+    Step.APPENDING,
+    Step.APPENDED,
+    Step.REPLIED,
+    Step.ACKNOWLEDGING,
+    Step.ACKNOWLEDGED,
+)
+
+
+def give_order(path: Path, step: Step, passage: int = 1) -> None:
+    """Have the worker that looks here die at the ``passage``-th time that it comes by ``step`` from now on."""
+    if passage < 1:
+        raise ValueError("passages are counted from 1")
+    written = path.with_name(f".{path.name}.new")
+    written.write_text(json.dumps({"step": step, "passage": passage}))
+    written.replace(path)
+
+
+def withdraw_order(path: Path) -> None:
+    """Let the worker live, if it has not seen its order yet."""
+    path.unlink(missing_ok=True)
+
+
+class Trap:
+    """In the worker: carries out the order, once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._step: Step | None = None
+        self._left = 0
+
+    def comes_by(self, step: Step) -> bool:
+        """Whether this is where, and when, it is to die."""
+        if os.path.exists(self._path):  # noqa: PTH110 - at every step of a busy loop
+            order = self._take()
+            if order is not None:
+                self._step, self._left = Step(order["step"]), order["passage"]
+        if step is not self._step:
+            return False
+        self._left -= 1
+        return self._left == 0
+
+    def _take(self) -> dict[str, Any] | None:
+        # The store's driver has threads of its own, and one of them may come by at the same time.
+        taken = f"{self._path}.{threading.get_ident()}"
+        try:
+            os.rename(self._path, taken)  # noqa: PTH104
+        except FileNotFoundError:
+            return None
+        order: dict[str, Any] = json.loads(Path(taken).read_text())
+        return order

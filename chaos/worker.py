@@ -1,0 +1,74 @@
+"""A real worker that can be told to kill itself at a step of its loop: ``python -m chaos.worker``.
+
+The product has no hooks for this. Its objects are wrapped from outside, then its own command line runs.
+"""
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from pymongo.synchronous.pool import Connection
+
+from holdfast.cli import main
+from holdfast.stores import MongoStore
+from holdfast.worker.broker import AmqpBroker
+from holdfast.worker.delivery import Delivery
+from holdfast.worker.intake import Intake
+
+from .sabotage import SABOTAGE_VARIABLE, sabotage
+from .steps import ORDER_VARIABLE, Step, Trap
+
+#: What an insert into a log of events looks like on the wire.
+_INSERT = b"\x02insert\x00"
+_LOG = b".events\x00"
+
+
+def set_trap(trap: Trap) -> None:
+    """Wrap the objects of the product, so that whatever passes a step asks the trap."""
+
+    def by(step: Step | None) -> None:
+        if step is not None and trap.comes_by(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(owner: type, name: str, *, before: Step | None = None, after: Step | None = None) -> None:
+        original: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+        @functools.wraps(original)
+        async def stepped(self: object, *arguments: Any, **options: Any) -> Any:
+            by(before)
+            result = await original(self, *arguments, **options)
+            by(after)
+            return result
+
+        setattr(owner, name, stepped)
+
+    around(MongoStore, "append", before=Step.DECIDED, after=Step.APPENDED)
+    around(AmqpBroker, "reply", after=Step.REPLIED)
+    around(AmqpBroker, "forward", after=Step.FORWARDED)
+    around(AmqpBroker, "bury", after=Step.BURIED)
+    around(AmqpBroker, "acknowledge", before=Step.ACKNOWLEDGING, after=Step.ACKNOWLEDGED)
+
+    take, send = Intake.take, Connection.send_message
+
+    def take_and_die(self: Intake, delivery: Delivery, partition: int) -> None:
+        by(Step.RECEIVED)
+        take(self, delivery, partition)
+
+    def send_and_die(self: Connection, message: bytes, max_doc_size: int) -> None:
+        send(self, message, max_doc_size)
+        if _INSERT in message[:64] and _LOG in message[:128]:
+            by(Step.APPENDING)
+
+    Intake.take = take_and_die  # type: ignore[method-assign]
+    Connection.send_message = send_and_die  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    set_trap(Trap(Path(os.environ[ORDER_VARIABLE])))
+    sabotage(os.environ.get(SABOTAGE_VARIABLE))
+    sys.argv = ["holdfast", "worker"]
+    main()
