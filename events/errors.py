@@ -37,7 +37,8 @@ class ConflictError(HoldfastError):
     :ivar version: the version of the key's newest event, 0 if it never had one.
     :ivar winner: the id of the command that made the current state, if known.
     :ivar current: the current value, if the command asked for it and the key is there.
-    :ivar code: ``etag_mismatch``, ``exists`` or ``absent``.
+    :ivar code: ``etag_mismatch``, ``exists`` or ``absent``; ``hidden`` if this user may not read the key, and so is
+        told none of the above.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class ConflictError(HoldfastError):
         self.code = code
         wanted = "absent" if expected is None else f"at etag {expected!r}"
         found = "absent" if actual is None else f"at etag {actual!r}"
+        if code == "hidden":
+            found = "another state, which this user may not know"
         super().__init__(f"{key!r}: expected {wanted}, found {found}")
 
 

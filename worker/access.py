@@ -51,7 +51,7 @@ def _check_key(pattern: str) -> str:
     parts = pattern.split(USER_PLACEHOLDER)
     if any("${" in part for part in parts):
         raise ValueError(f"{pattern!r}: the only placeholder is {USER_PLACEHOLDER}")
-    if any(part and not part.startswith("/") for part in parts[1:]):
+    if any(not part.startswith("/") for part in parts[1:-1]) or (parts[1:] and parts[-1][:1] not in ("", "/")):
         # Else "user/${user}*" would let ada have what is adam's.
         raise ValueError(f"{pattern!r}: behind {USER_PLACEHOLDER} comes a '/' or nothing, so that it is a whole name")
     return pattern
