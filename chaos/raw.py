@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import aio_pika
 import orjson
@@ -19,6 +19,8 @@ class RawClient:
         self.reply_to = reply_to
         #: All replies to each id, in the order in which they came.
         self.replies: dict[str, list[dict[str, Any]]] = {}
+        #: Set when the connection or a channel of it is gone.
+        self.lost = asyncio.Event()
         self._news = asyncio.Condition()
 
     async def send(self, commands: Any, key: str = "any", *, reply: bool = True, **properties: Any) -> None:
@@ -36,8 +38,12 @@ class RawClient:
         data = orjson.loads(message.body)
         async with self._news:
             for reply in data if isinstance(data, list) else [data]:
-                self.replies.setdefault(reply["id"], []).append(reply)
+                self.take(reply)
             self._news.notify_all()
+
+    def take(self, reply: dict[str, Any]) -> None:
+        """Take one reply."""
+        self.replies.setdefault(reply["id"], []).append(reply)
 
     async def answers(self, *ids: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait until each of these ids has so many replies, and give the last one of each."""
@@ -46,14 +52,19 @@ class RawClient:
         return [self.replies[id_][-1] for id_ in ids]
 
 
+Kind = TypeVar("Kind", bound=RawClient)
+
+
 @asynccontextmanager
-async def raw_client(amqp_url: str) -> AsyncIterator[RawClient]:
+async def raw_client(amqp_url: str, kind: type[Kind] = RawClient) -> AsyncIterator[Kind]:  # type: ignore[assignment]
     """A raw client on a broker where a worker has been."""
     connection = await aio_pika.connect(amqp_url)
     async with connection:
         channel = await connection.channel(on_return_raises=True)
         exchange = await channel.get_exchange("holdfast.commands")
         queue = await channel.declare_queue("", exclusive=True)
-        client = RawClient(channel, exchange, queue.name)
+        client = kind(channel, exchange, queue.name)
+        for closable in (connection, channel):
+            closable.close_callbacks.add(lambda *_: client.lost.set())
         await queue.consume(client.on_message, no_ack=True)
         yield client

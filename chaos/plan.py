@@ -1,0 +1,125 @@
+"""What the callers of a run are going to do: from a seed, so that the same seed plans the same run.
+
+Hot keys are shared by a group of callers and replaced by new ones after so many operations of each: a key has real
+contention, and a history that can be checked. Cold keys are many, and meet few operations each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Callers that share a hot key.
+GROUP = 12
+#: Operations of each caller on one hot key: a key has some hundred to a thousand.
+OPERATIONS_PER_HOT_KEY = 60
+#: Cold keys of one generation.
+COLD_KEYS = 5_000
+#: Operations of each caller while one generation of cold keys lasts.
+OPERATIONS_PER_COLD_GENERATION = 1_000
+_HOT_SHARE = 0.65
+
+
+class Kind(StrEnum):
+    """What is asked of a key."""
+
+    #: Last write wins.
+    SAVE = "save"
+    #: First write wins.
+    CREATE = "create"
+    #: With the etag that the caller has seen last.
+    REPLACE = "replace"
+    #: With one that it saw before that, so that it is stale on purpose.
+    OVERTAKE = "overtake"
+    DELETE = "delete"
+    #: With the etag seen last.
+    REMOVE = "remove"
+    READ = "read"
+    #: An eventual read.
+    GLANCE = "glance"
+
+
+class Route(StrEnum):
+    """How a command gets to its queue."""
+
+    CLIENT = "client"
+    #: By two clients at the same time, under one id. A read comes by one.
+    TWO_CLIENTS = "two clients"
+    #: Without our client, in a message that is published twice. A read is published once.
+    COPIED = "copied"
+    #: Without our client, by the ingress.
+    INGRESS = "ingress"
+    #: Without our client, to a partition that is not the key's.
+    ASTRAY = "astray"
+
+
+_KINDS = {
+    Kind.READ: 30,
+    Kind.REPLACE: 24,
+    Kind.SAVE: 16,
+    Kind.CREATE: 8,
+    Kind.GLANCE: 7,
+    Kind.OVERTAKE: 5,
+    Kind.REMOVE: 5,
+    Kind.DELETE: 5,
+}
+#: Out of a thousand. What goes by our client is cheap, because messages are shared.
+_ROUTES = {Route.CLIENT: 970, Route.TWO_CLIENTS: 18, Route.COPIED: 4, Route.INGRESS: 4, Route.ASTRAY: 4}
+#: Seconds that a call may take, and how often they are chosen. The short ones end in the middle of faults.
+_TIMEOUTS = {2.0: 4, 6.0: 16, 15.0: 50, 25.0: 30}
+#: How often a command is sent again under its id when nobody knows what became of it.
+_REPEATS = {0: 30, 1: 40, 2: 20, 4: 10}
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The next thing that a caller does. Which etag it takes depends on what it has seen by then."""
+
+    number: int
+    kind: Kind
+    route: Route
+    key: str
+    timeout: float
+    repeats: int
+
+
+class Plan:
+    """One caller's intents, without end.
+
+    :param client: the name of the process that it belongs to.
+    :param caller: its number, of all callers of the run.
+    :param groups: how many hot keys there are at a time.
+    :param generation: where to begin, for a caller that takes the place of one that was killed.
+    """
+
+    def __init__(self, seed: str, client: str, caller: int, *, groups: int, generation: int = 0) -> None:
+        self._random = Random(f"{seed}/{client}/{caller}")
+        self._group = caller % groups
+        self._number = 0
+        self._hot = generation * OPERATIONS_PER_HOT_KEY
+
+    @property
+    def generation(self) -> int:
+        """Of its hot key."""
+        return self._hot // OPERATIONS_PER_HOT_KEY
+
+    def next(self) -> Intent:
+        """The next intent."""
+        random = self._random
+        self._number += 1
+        if random.random() < _HOT_SHARE:
+            key = f"hot-{self._group}-{self.generation}"
+            self._hot += 1
+        else:
+            generation = self._hot // OPERATIONS_PER_COLD_GENERATION
+            key = f"cold-{generation}-{random.randrange(COLD_KEYS)}"
+        kind = _choose(random, _KINDS)
+        route = _choose(random, _ROUTES)
+        return Intent(self._number, kind, route, key, _choose(random, _TIMEOUTS), _choose(random, _REPEATS))
+
+
+def _choose(random: Random, weights: Mapping[T, int]) -> T:
+    return random.choices(list(weights), weights=list(weights.values()))[0]
