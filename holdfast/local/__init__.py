@@ -6,6 +6,7 @@ Nothing here is needed to run Holdfast in production.
 from .errors import LocalStackError, ServerNotFoundError, ServerStartError, ServerStateError
 from .mongodb import MongoReplicaSet, MongoServer
 from .provision import RabbitProgram, find_mongod, find_rabbitmq
+from .rabbit_cluster import RabbitCluster, RabbitNode
 from .rabbitmq import RabbitServer
 from .server import Server
 from .stack import DEFAULT_DIRECTORY, LocalStack, Status
@@ -18,6 +19,8 @@ __all__ = [
     "LocalStackError",
     "MongoReplicaSet",
     "MongoServer",
+    "RabbitCluster",
+    "RabbitNode",
     "RabbitProgram",
     "RabbitServer",
     "Server",

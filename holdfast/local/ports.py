@@ -22,24 +22,24 @@ def _candidates() -> range:
     return range(20000, low) if low > 21000 else range(10000, 65000)
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback now."""
+def is_free(port: int, address: str = LOOPBACK) -> bool:
+    """Whether a server could listen on this port of an address of loopback now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
         except OSError:
             return False
         return True
 
 
-def free_port(preferred: int | None = None) -> int:
+def free_port(preferred: int | None = None, *, address: str = LOOPBACK) -> int:
     """`preferred` if it is free, else any free port. Raises LocalStackError if a thousand tries find none."""
-    if preferred is not None and is_free(preferred):
+    if preferred is not None and is_free(preferred, address):
         return preferred
     candidates = _candidates()
     for _ in range(1000):
         port = random.choice(candidates)  # noqa: S311 - spreads, doesn't hide
-        if is_free(port):
+        if is_free(port, address):
             return port
-    raise LocalStackError(f"no free port on {LOOPBACK} between {candidates.start} and {candidates.stop}")
+    raise LocalStackError(f"no free port on {address} between {candidates.start} and {candidates.stop}")

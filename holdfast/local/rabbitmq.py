@@ -17,7 +17,6 @@ from .ports import LOOPBACK, free_port
 from .provision import RabbitProgram, find_rabbitmq
 from .server import Server
 
-_NODE = "holdfast@localhost"
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
 _CONTROL_TIMEOUT_SECONDS = 60.0
@@ -28,11 +27,15 @@ class RabbitServer(Server):
 
     `memory_mib` is where the node stops publishers (its memory alarm). `config` adds or replaces settings in
     rabbitmq.conf; `plugins` are enabled by name. Without `program` the node is looked for (`find_rabbitmq`) at
-    the first start. Nodes need no epmd and so can't form a cluster with each other.
+    the first start. Nodes need no epmd; those of a `RabbitCluster` find each other without it.
     """
 
     kind = "RabbitMQ"
     user = "holdfast"
+    #: Where it listens, for clients and for other nodes.
+    address = LOOPBACK
+    #: Its name; data is kept under it.
+    node = "holdfast@localhost"
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class RabbitServer(Server):
     def url(self, vhost: str = "/", query: Mapping[str, object] | None = None) -> str:
         """The AMQP address of a virtual host, user and password included."""
         suffix = f"?{urlencode(query)}" if query else ""
-        return f"amqp://{self.user}:{self.password}@{LOOPBACK}:{self.amqp_port}/{quote(vhost, safe='')}{suffix}"
+        return f"amqp://{self.user}:{self.password}@{self.address}:{self.amqp_port}/{quote(vhost, safe='')}{suffix}"
 
     def kill(self) -> None:
         """Ends the node at once by SIGKILL, as `Server.kill`, but not with a quorum queue half declared.
@@ -79,7 +82,7 @@ class RabbitServer(Server):
         before has the queue afterwards, but empty and for ever without a leader: a flaw in a corner that no test
         here is about. So the registry, and nothing else, is written out before, unless the node hangs.
         """
-        if self._process is not None and self._process.main.alive() and not self._process.main.stopped():
+        if self._process is not None and self._process.main.alive() and not self.paused:
             with contextlib.suppress(ServerStateError):
                 self.eval("[dets:sync(Table) || Table <- dets:all()], ok", timeout=2.0)
         super().kill()
@@ -101,9 +104,9 @@ class RabbitServer(Server):
         code = expressions.strip().rstrip(".")
         if self.program.erl_call is None:
             return self.ctl("eval", f"{code}.").strip()
-        node = f"localhost:{self._remembered('dist_port')}"
+        place = f"{self.node.partition('@')[2]}:{self._remembered('dist_port')}"
         output = self._run(
-            [str(self.program.erl_call), "-address", node, "-fetch_stdout", "-e"],
+            [str(self.program.erl_call), "-address", place, "-fetch_stdout", "-e"],
             stdin=f'io:format("~0tp", [begin {code} end]).\n',
             timeout=timeout,
         )
@@ -115,9 +118,9 @@ class RabbitServer(Server):
     def create_vhosts(self, names: Sequence[str]) -> None:
         """Creates virtual hosts in which the user may do everything, about 10 ms each."""
         self.eval(
-            f"[begin ok = rabbit_vhost:add(Name, {_binary(self.user)}), "
-            f"ok = rabbit_auth_backend_internal:set_permissions({_binary(self.user)}, Name, "
-            f'<<".*">>, <<".*">>, <<".*">>, {_binary(self.user)}) end || Name <- {_binaries(names)}]'
+            f"[begin ok = rabbit_vhost:add(Name, {binary(self.user)}), "
+            f"ok = rabbit_auth_backend_internal:set_permissions({binary(self.user)}, Name, "
+            f'<<".*">>, <<".*">>, <<".*">>, {binary(self.user)}) end || Name <- {_binaries(names)}]'
         )
 
     def delete_vhosts(self, names: Sequence[str], *, wait: bool = True) -> None:
@@ -126,7 +129,7 @@ class RabbitServer(Server):
         With `wait=False` the node goes on doing it after this has returned.
         """
         work = (
-            f"lists:foreach(fun(Name) -> catch rabbit_vhost:delete(Name, {_binary(self.user)}) end, {_binaries(names)})"
+            f"lists:foreach(fun(Name) -> catch rabbit_vhost:delete(Name, {binary(self.user)}) end, {_binaries(names)})"
         )
         self.eval(work if wait else f"spawn(fun() -> {work} end), ok")
 
@@ -143,7 +146,7 @@ class RabbitServer(Server):
     def delete_queue(self, vhost: str, queue: str) -> None:
         """Deletes a queue with its messages and bindings. ServerStateError if there is no such queue."""
         self.eval(
-            f"{_lookup(vhost, queue)}, {{ok, _}} = rabbit_amqqueue:delete(Q, false, false, {_binary(self.user)}), ok"
+            f"{_lookup(vhost, queue)}, {{ok, _}} = rabbit_amqqueue:delete(Q, false, false, {binary(self.user)}), ok"
         )
 
     @property
@@ -156,19 +159,22 @@ class RabbitServer(Server):
     # What `Server` asks for.
 
     def _prepare(self) -> tuple[Sequence[str], dict[str, str]]:
-        amqp_port = free_port(self._state.get("amqp_port"))
-        dist_port = free_port(self._state.get("dist_port"))
+        dist_port = self._choose_dist_port()
+        amqp_port = free_port(self._state.get("amqp_port"), address=self.address)
         while dist_port == amqp_port:
-            dist_port = free_port()
+            amqp_port = free_port(address=self.address)
         password = self._state.get("password") or secrets.token_urlsafe(24)
         self._remember(amqp_port=amqp_port, dist_port=dist_port, password=password)
         for name in ("etc", "log", "data"):
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         inside = self.program.inside(self.directory)
         settings = {
-            "listeners.tcp.1": f"{LOOPBACK}:{amqp_port}",
+            "listeners.tcp.1": f"{self.address}:{amqp_port}",
             "default_user": self.user,
             "default_pass": password,
+            # What a worker's user needs to keep the author of what it forwards.
+            "default_user_tags.administrator": "true",
+            "default_user_tags.impersonator": "true",
             "log.file": str(inside / "log/rabbit.log"),
             "log.file.level": "info",
             "log.console": "false",
@@ -181,10 +187,18 @@ class RabbitServer(Server):
         self._write("etc/enabled_plugins", f"[{','.join(self._plugins)}].\n")
         cookie = self.directory / ".erlang.cookie"
         if not cookie.exists():
-            self._write(".erlang.cookie", "".join(secrets.choice(string.ascii_uppercase) for _ in range(32)))
+            self._write(".erlang.cookie", self._make_cookie())
             cookie.chmod(0o400)
         command = [str(self.program.scripts / "rabbitmq-server")]
         return self.program.command(self.directory, command), self._environment()
+
+    def _choose_dist_port(self) -> int:
+        """The port for other nodes and for administration."""
+        return free_port(self._state.get("dist_port"), address=self.address)
+
+    def _make_cookie(self) -> str:
+        """The secret that nodes and administration prove themselves to each other with."""
+        return make_cookie()
 
     def _probe(self) -> bool:
         """Whether the listener answers the AMQP header with a method, and then the node says that it has booted.
@@ -193,7 +207,7 @@ class RabbitServer(Server):
         ask for all running nodes quietly do nothing.
         """
         try:
-            with socket.create_connection((LOOPBACK, self.amqp_port), timeout=1.0) as connection:
+            with socket.create_connection((self.address, self.amqp_port), timeout=1.0) as connection:
                 connection.sendall(_AMQP_HEADER)
                 if connection.recv(1) != _METHOD_FRAME:
                     return False
@@ -206,11 +220,14 @@ class RabbitServer(Server):
         # A node that is given its name and its port by the emulator skips epmd altogether: one process and about
         # two seconds less at each start, and no daemon that outlives it.
         distribution = f"-start_epmd false -erl_epmd_port {self._remembered('dist_port')}"
+        long = "." in self.node.partition("@")[2]
+        interface = "{" + self.address.replace(".", ",") + "}"
         return {
             "PATH": self.program.search_path,
             "LANG": "C.UTF-8",
             "HOME": str(inside),
-            "RABBITMQ_NODENAME": _NODE,
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_USE_LONGNAME": "true" if long else "false",
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
             "RABBITMQ_CONFIG_FILE": str(inside / "etc/rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(inside / "etc/advanced.config"),
@@ -219,7 +236,7 @@ class RabbitServer(Server):
             "RABBITMQ_MNESIA_BASE": str(inside / "data"),
             "RABBITMQ_LOG_BASE": str(inside / "log"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                f"-sname {_NODE} {distribution} -kernel inet_dist_use_interface {{127,0,0,1}}"
+                f"-{'name' if long else 'sname'} {self.node} {distribution} -kernel inet_dist_use_interface {interface}"
             ),
             "RABBITMQ_CTL_ERL_ARGS": f"{distribution} -dist_listen false",
             # Several nodes share this machine's cores: binding schedulers to cores would make them collide.
@@ -261,19 +278,24 @@ class RabbitServer(Server):
         return result.stdout
 
 
+def make_cookie() -> str:
+    """A fresh Erlang cookie."""
+    return "".join(secrets.choice(string.ascii_uppercase) for _ in range(32))
+
+
 def _string(text: str) -> str:
     """An Erlang string literal, in ASCII: erl_call would take other letters for Latin-1."""
     return '"' + re.sub(r'["\\]|[^ -~]', lambda match: f"\\x{{{ord(match[0]):x}}}", text) + '"'
 
 
-def _binary(text: str) -> str:
+def binary(text: str) -> str:
     """An Erlang binary literal, in UTF-8."""
     return f"<<{_string(text)}/utf8>>"
 
 
 def _binaries(texts: Sequence[str]) -> str:
-    return f"[{', '.join(_binary(text) for text in texts)}]"
+    return f"[{', '.join(binary(text) for text in texts)}]"
 
 
 def _lookup(vhost: str, queue: str) -> str:
-    return f"{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r({_binary(vhost)}, queue, {_binary(queue)}))"
+    return f"{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r({binary(vhost)}, queue, {binary(queue)}))"

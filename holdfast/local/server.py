@@ -73,6 +73,11 @@ class Server(ABC):
         return self._process is not None and self._process.alive()
 
     @property
+    def paused(self) -> bool:
+        """Whether the process is frozen by `pause`."""
+        return self._process is not None and self._process.main.stopped()
+
+    @property
     def pid(self) -> int | None:
         """Process id of the server itself, None while it doesn't run."""
         return self._process.main.pid if self._process is not None and self.running else None
