@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
 
 from .errors import InvalidError
 from .limits import (
+    MAX_ETAG_LENGTH,
     MAX_ID_BYTES,
     MAX_INT,
     MAX_KEY_BYTES,
@@ -49,9 +50,14 @@ def _check_text(text: str, field: str, limit: int) -> str:
     return text
 
 
-def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    if len(metadata) > MAX_METADATA_ENTRIES:
+def _check_entries(metadata: Any) -> Any:
+    """Before its entries are looked at one by one: a message has room for hundreds of thousands."""
+    if isinstance(metadata, dict) and len(metadata) > MAX_METADATA_ENTRIES:
         raise InvalidError(f"is limited to {MAX_METADATA_ENTRIES} entries", code="bad_metadata", field="metadata")
+    return metadata
+
+
+def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
     if sum(len(name.encode()) + len(text.encode()) for name, text in metadata.items()) > MAX_METADATA_BYTES:
         raise InvalidError(f"is limited to {MAX_METADATA_BYTES} bytes", code="bad_metadata", field="metadata")
     if any("\0" in name for name in metadata):
@@ -63,7 +69,8 @@ Key = Annotated[str, AfterValidator(check_key)]
 CommandId = Annotated[str, AfterValidator(check_id)]
 StoreName = Annotated[str, StringConstraints(max_length=MAX_STORE_LENGTH, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Value = Annotated[Any, PlainValidator(check_value)]
-Metadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
+Etag = Annotated[str, StringConstraints(max_length=MAX_ETAG_LENGTH)]
+Metadata = Annotated[dict[str, str], BeforeValidator(_check_entries), AfterValidator(_check_metadata)]
 #: Milliseconds since 1970-01-01T00:00Z, in service time.
 Millis = Annotated[int, Field(ge=0, lt=2**53)]
 Concurrency = Literal["first-write", "last-write"]
@@ -95,7 +102,7 @@ class SaveCommand(_KeyCommand):
     op: Literal["save"]
     value: Value
     #: If given, the key's current state must have this etag.
-    etag: str | None = None
+    etag: Etag | None = None
     #: Without an etag: ``first-write`` demands that the key is absent. With one it plays no part.
     concurrency: Concurrency = "last-write"
     #: On a conflict, answer with the current value too.
@@ -108,7 +115,7 @@ class DeleteCommand(_KeyCommand):
     """Make the key absent. Its history stays, and its version counter goes on."""
 
     op: Literal["delete"]
-    etag: str | None = None
+    etag: Etag | None = None
     return_current: bool = False
     metadata: Metadata | None = None
 

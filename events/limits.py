@@ -8,6 +8,10 @@ MAX_KEY_BYTES: Final = 512
 MAX_ID_BYTES: Final = 128
 MAX_STORE_LENGTH: Final = 64
 
+#: Characters of an etag that a command demands. Ours are shorter; a longer one could match nothing, and a conflict
+#: tells it to its sender again.
+MAX_ETAG_LENGTH: Final = 128
+
 #: Levels of arrays and objects in a value. MongoDB promises a hundred levels and takes two hundred, so that the
 #: event around the value still fits.
 MAX_DEPTH: Final = 100
@@ -24,6 +28,9 @@ LARGEST_MAX_VALUE_BYTES: Final = 2 * 1024 * 1024
 
 #: A message above this is refused unread: parsing it would hold up heartbeats.
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+
+#: Commands in a message. Each takes an answer, and one that is wrong takes time, however short it is.
+MAX_MESSAGE_COMMANDS: Final = 10_000
 
 #: What our client puts into one message at most, unless a single value is larger.
 CLIENT_MESSAGE_BYTES: Final = 256 * 1024

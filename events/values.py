@@ -7,6 +7,17 @@ from typing import Any
 from .errors import InvalidError
 from .limits import MAX_DEPTH, MAX_INT, MIN_INT
 
+#: Characters of the name of a place in an error.
+MAX_PLACE = 200
+
+
+class _FaultError(Exception):
+    """What is wrong with a value, and the way to it, from the inside out."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.steps: list[str] = []
+
 
 def check_value(value: Any) -> Any:
     """Give the value back if it can be kept exactly.
@@ -19,9 +30,15 @@ def check_value(value: Any) -> Any:
     """
     try:
         _check(value, MAX_DEPTH)
-    except InvalidError as error:
-        raise InvalidError(str(error), code=error.code, field=_locate(value)) from None
+    except _FaultError as fault:
+        place = shorten("".join(["value", *reversed(fault.steps)]))
+        raise InvalidError(str(fault), code="bad_value", field=place) from None
     return value
+
+
+def shorten(place: str) -> str:
+    """The head of a place's name: names are chosen by whoever sent the value, and may be as long as a message."""
+    return place if len(place) <= MAX_PLACE else place[:MAX_PLACE] + "…"
 
 
 def _check(value: Any, depth: int) -> None:
@@ -31,9 +48,9 @@ def _check(value: Any, depth: int) -> None:
     if kind is dict:
         for name in value:
             if type(name) is not str and not isinstance(name, str):
-                raise InvalidError(f"object keys are strings, not {type(name).__name__}", code="bad_value")
+                raise _FaultError(f"object keys are strings, not {type(name).__name__}")
             if "\0" in name:
-                raise InvalidError("object keys cannot hold the character NUL", code="bad_value")
+                raise _FaultError("object keys cannot hold the character NUL")
         members = value.values()
     elif kind is list:
         members = value
@@ -41,16 +58,28 @@ def _check(value: Any, depth: int) -> None:
         _check_other(value, depth)
         return
     if depth == 0:
-        raise InvalidError(f"nested deeper than {MAX_DEPTH} levels", code="bad_value")
-    for member in members:
-        kind = type(member)
-        if kind is str or kind is bool or member is None:
-            continue
-        if kind is int:
-            if MIN_INT <= member <= MAX_INT:
+        raise _FaultError(f"nested deeper than {MAX_DEPTH} levels")
+    member = None
+    try:
+        for member in members:
+            kind = type(member)
+            if kind is str or kind is bool or member is None:
                 continue
-            raise InvalidError("integers are limited to 64 bits with sign", code="bad_value")
-        _check(member, depth - 1)
+            if kind is int and MIN_INT <= member <= MAX_INT:
+                continue
+            if kind is float and isfinite(member):
+                continue
+            _check(member, depth - 1)
+    except _FaultError as fault:
+        fault.steps.append(shorten(_step_to(member, value)))
+        raise
+
+
+def _step_to(member: Any, parent: Any) -> str:
+    # The first that is the very object that failed: if it stood anywhere before, it would have failed there.
+    if isinstance(parent, dict):
+        return next(f".{name}" for name, other in parent.items() if other is member)
+    return next(f"[{index}]" for index, other in enumerate(parent) if other is member)
 
 
 def _check_other(value: Any, depth: int) -> None:
@@ -58,11 +87,11 @@ def _check_other(value: Any, depth: int) -> None:
         return
     if isinstance(value, int):
         if not MIN_INT <= value <= MAX_INT:
-            raise InvalidError("integers are limited to 64 bits with sign", code="bad_value")
+            raise _FaultError("integers are limited to 64 bits with sign")
         return
     if isinstance(value, float):
         if not isfinite(value):
-            raise InvalidError("JSON has no NaN and no infinity", code="bad_value")
+            raise _FaultError("JSON has no NaN and no infinity")
         return
     if isinstance(value, dict):
         _check(dict(value), depth)
@@ -70,24 +99,4 @@ def _check_other(value: Any, depth: int) -> None:
     if isinstance(value, list | tuple):
         _check(list(value), depth)
         return
-    raise InvalidError(f"not a JSON value: {type(value).__name__}", code="bad_value")
-
-
-def _locate(value: Any, path: str = "value", depth: int = MAX_DEPTH) -> str:
-    """Where in a value that fails the check the trouble is. Only for the message, so it may be slow."""
-    members: Iterable[tuple[str, Any]]
-    if isinstance(value, dict):
-        if any(not isinstance(name, str) or "\0" in name for name in value):
-            return path
-        members = ((f"{path}.{name}", member) for name, member in value.items())
-    elif isinstance(value, list | tuple):
-        members = ((f"{path}[{index}]", member) for index, member in enumerate(value))
-    else:
-        return path
-    for place, member in members:
-        try:
-            _check(member, depth - 1)
-        except InvalidError:
-            # Past the depth limit the path itself would be endless; its head is enough to find it.
-            return place if len(place) > 200 else _locate(member, place, depth - 1)
-    return path
+    raise _FaultError(f"not a JSON value: {type(value).__name__}")

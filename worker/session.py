@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from ..events import HistoryCommand, Status, StoreUnavailable, Topology
-from ..events.limits import MAX_MESSAGE_BYTES
+from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
 from .access import Access, conceal
 from .batch import Request
@@ -195,5 +195,9 @@ class Session:
             "protocol": {"min": topology.min_protocol, "max": topology.max_protocol},
             "partitions": topology.partitions,
             "stores": list(topology.stores),
-            "limits": {"value_bytes": self._options.max_value_bytes, "message_bytes": MAX_MESSAGE_BYTES},
+            "limits": {
+                "value_bytes": self._options.max_value_bytes,
+                "message_bytes": MAX_MESSAGE_BYTES,
+                "message_commands": MAX_MESSAGE_COMMANDS,
+            },
         }

@@ -193,7 +193,7 @@ class Loopback:
             "partitions": self.partitions,
             "protocol": {"min": 1, "max": 1},
             "stores": ["default"],
-            "limits": {"value_bytes": 2**20, "message_bytes": 2**22},
+            "limits": {"value_bytes": 2**20, "message_bytes": 2**22, "message_commands": 10_000},
         }
 
     @asynccontextmanager

@@ -16,13 +16,15 @@ from holdfast.events import (
     ReadCommand,
     SaveCommand,
     TooLargeError,
+    codec,
     decode_commands,
     decode_replies,
     encode,
 )
-from holdfast.events.limits import MAX_INT, MAX_MESSAGE_BYTES, MIN_INT
+from holdfast.events.limits import MAX_INT, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, MIN_INT
 
 READ = {"id": "1", "op": "read", "key": "k"}
+LONG = "n" * 2**20
 
 numbers = st.integers(MIN_INT, MAX_INT) | st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -255,6 +257,86 @@ def test_input_is_not_echoed() -> None:
         {"op": secret},
     ):
         assert secret not in str(only_bad(encode(READ | fields)).error)
+
+
+# What is cheap to send and would be dear to read.
+
+
+@pytest.mark.parametrize("element", [{**READ, "key": 1}, 0, {}])
+def test_messages_of_too_many_commands(element: Any) -> None:
+    """A message has a bounded number of commands. One of 4 MiB has room for two million, which took twenty seconds."""
+    assert len(decode_commands(encode([element] * MAX_MESSAGE_COMMANDS)).commands) == MAX_MESSAGE_COMMANDS
+    with pytest.raises(TooLargeError, match="10000 commands, not 10001") as caught:
+        decode_commands(encode([element] * (MAX_MESSAGE_COMMANDS + 1)))
+    assert caught.value.code == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "field"),
+    [
+        (READ | {f"f{number}": 1 for number in range(100)}, "unknown_field", "f0"),
+        (17, "malformed", None),
+        ({"op": {"op": [READ] * 100}}, "bad_op", "op"),
+        ({"id": "1", "key": "k"}, "bad_op", "op"),
+    ],
+    ids=["fields", "number", "op", "no op"],
+)
+def test_what_is_obviously_wrong_is_not_validated(
+    data: Any, code: str, field: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation lists all faults of all commands: with 400,000 unknown fields that takes more than a second."""
+    monkeypatch.setattr(codec, "_one", None)
+    monkeypatch.setattr(codec, "_many", None)
+    bad = only_bad(body(data))
+    assert (bad.error.code, bad.error.field) == (code, field)
+
+
+@pytest.mark.parametrize("entry", ["text", 1, None])
+def test_metadata_of_too_many_entries_is_not_validated(entry: Any) -> None:
+    """The number of entries is looked at before any of them."""
+    data = {"op": "delete", "id": "1", "key": "k", "metadata": {str(number): entry for number in range(33)}}
+    bad = only_bad(encode(data))
+    assert (bad.error.code, bad.error.field) == ("bad_metadata", "metadata")
+    assert "32 entries" in str(bad.error)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {LONG: 1},
+        {"key": LONG},
+        {"id": LONG},
+        {"op": LONG},
+        {"store": LONG},
+        {"consistency": LONG},
+        {"v": LONG},
+        {"op": "delete", "etag": LONG},
+        {"op": "delete", "metadata": {LONG: 1}},
+        {"op": "delete", "metadata": {LONG: "n"}},
+        {"op": "save", "value": {LONG: 2**63}},
+        {"op": "save", "value": [{LONG: {"\0": 1}}]},
+        {"op": "history", "limit": LONG},
+    ],
+    ids=lambda fields: "-".join(str(name)[:10] for name in fields),
+)
+def test_errors_are_short(fields: dict[str, Any]) -> None:
+    """However long the name or the text that is wrong, it does not come back at that length."""
+    bad = only_bad(json.dumps(READ | fields).encode())
+    assert len(bad.error.field or "") <= 201
+    assert len(str(bad.error)) <= 400
+    assert len(bad.id or "") <= 128
+
+
+def test_numbers_beyond_all_doubles_spoil_the_message() -> None:
+    """They cannot be read at all, also as integers; and are no reason to tell of this program's insides."""
+    for number in ("1e309", "9" * 310, "9" * 5000, "-" + "9" * 100_000):
+        with pytest.raises(InvalidError) as caught:
+            decode_commands(save_of(number))
+        assert caught.value.code == "malformed"
+        assert "sys." not in str(caught.value)
+        assert len(str(caught.value)) < 200
+    bad = only_bad(save_of("9" * 308))
+    assert bad.error.code == "bad_value"
 
 
 def test_replies() -> None:

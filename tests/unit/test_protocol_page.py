@@ -19,6 +19,7 @@ from holdfast.events import (
     Status,
     limits,
     topology,
+    values,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,12 @@ def test_names_and_limits_are_those_of_the_code() -> None:
     assert f"{limits.MAX_METADATA_ENTRIES} entries, {limits.MAX_METADATA_BYTES:,} bytes" in PAGE
     assert f"1 to {limits.MAX_PAGE:,}" in PAGE
     assert f"At most {limits.MAX_DEPTH} levels" in PAGE
-    assert f'"value_bytes": {limits.DEFAULT_MAX_VALUE_BYTES}, "message_bytes": {limits.MAX_MESSAGE_BYTES}' in PAGE
+    assert f"at most {limits.MAX_ETAG_LENGTH} characters" in PAGE
+    assert f"4 MiB and to {limits.MAX_MESSAGE_COMMANDS:,} commands" in PAGE
+    assert (
+        f'"value_bytes": {limits.DEFAULT_MAX_VALUE_BYTES}, "message_bytes": {limits.MAX_MESSAGE_BYTES}, '
+        f'"message_commands": {limits.MAX_MESSAGE_COMMANDS}'
+    ) in PAGE
+    assert f"cut after {values.MAX_PLACE} characters" in PAGE
     assert f"version {limits.PROTOCOL_VERSION}" in PAGE
     assert limits.FENCE_WINDOW_MS == 7 * 24 * 3600 * 1000

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -112,3 +113,45 @@ def test_subclasses_count_as_what_they_derive_from() -> None:
     with pytest.raises(InvalidError) as caught:
         check_value(OrderedDict(a=(1, OrderedDict(c=math.nan))))
     assert caught.value.field == "value.a[1].c"
+
+
+def test_a_fault_is_found_in_one_pass() -> None:
+    """A fault below a hundred levels takes no longer than one at the top: each level is gone through once.
+
+    A message of 4 MiB whose fault stood behind two million numbers and below ninety levels took thirteen seconds.
+    """
+
+    class Counted(list[Any]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            type(self).passes += 1
+            return super().__iter__()
+
+    value: Any = 2**64
+    for _ in range(90):
+        value = Counted([1, value])
+    with pytest.raises(InvalidError, match="64 bits") as caught:
+        check_value(value)
+    assert (caught.value.field or "").startswith("value[1][1]")
+    assert Counted.passes == 90
+
+
+@pytest.mark.parametrize("length", [10, 190, 200, 10_000])
+def test_long_names_are_cut(length: int) -> None:
+    """The place in an error has a bounded size, whatever the names on the way are."""
+    name = "n" * length
+    for value in ({name: 2**64}, {"a": {name: [{name: 2**64}]}}, {"a": [{name: {"b\0": 1}}]}):
+        with pytest.raises(InvalidError) as caught:
+            check_value(value)
+        place = caught.value.field or ""
+        assert place.startswith("value.")
+        assert len(place) <= 201
+        assert (len(place) == 201) == place.endswith("…")
+
+
+def test_equal_members_are_told_apart() -> None:
+    """Of members that look alike, the one that is wrong is named: the place is found by identity."""
+    with pytest.raises(InvalidError) as caught:
+        check_value([1.0, True, 1, [], [2**64], 2**64])
+    assert caught.value.field == "value[4][0]"
