@@ -1,6 +1,6 @@
 """Names on the broker, and which partition a key belongs to. Part of the public protocol."""
 
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,27 @@ HOP_HEADER: Final = "x-holdfast-hop"
 #: Why a message is in the dead letter queue: a code and a sentence.
 REASON_HEADER: Final = "x-holdfast-reason"
 DETAIL_HEADER: Final = "x-holdfast-detail"
+#: What else a worker notes on a dead letter: its own id, which a replay takes along, when it was buried (milliseconds,
+#: the worker's clock), the queue that the message was in, how often it was delivered, and what it said of its sender.
+LETTER_HEADER: Final = "x-holdfast-letter"
+TIME_HEADER: Final = "x-holdfast-time"
+QUEUE_HEADER: Final = "x-holdfast-queue"
+DELIVERIES_HEADER: Final = "x-holdfast-deliveries"
+AUTHOR_HEADER: Final = "x-holdfast-author"
+MESSAGE_ID_HEADER: Final = "x-holdfast-message-id"
+REPLY_TO_HEADER: Final = "x-holdfast-reply-to"
+
+#: How long one of Holdfast's queues waits for an acknowledgement, in milliseconds: far above anything that a message is
+#: held for.
+CONSUMER_TIMEOUT_MS: Final = 6 * 3600 * 1000
+#: The dead letter queue's arguments. Each look at a letter counts as a delivery, and RabbitMQ 4 drops what was
+#: delivered more than 20 times unless it is told otherwise. Not -1: some releases of it write that into their log
+#: every 5 s.
+DEAD_ARGUMENTS: Final[dict[str, Any]] = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1_000_000_000,
+    "x-consumer-timeout": CONSUMER_TIMEOUT_MS,
+}
 
 DEFAULT_PARTITIONS: Final = 8
 MAX_PARTITIONS: Final = 256

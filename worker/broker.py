@@ -6,6 +6,7 @@ keep acknowledgements from draining the queues.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,9 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from yarl import URL
 
 from ..events import HoldfastError, partition_queue
-from ..events.topology import COMMANDS, DEAD, DETAIL_HEADER, HOP_HEADER, INGRESS, REASON_HEADER
+from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, HOP_HEADER, INGRESS
 from ..events.urls import mask_url
+from .burial import burial_headers
 from .delivery import Delivery
 from .options import WorkerOptions
 from .ownership import priority
@@ -36,10 +38,6 @@ CONFIRM_TIMEOUT = 120.0
 PROBE_TIMEOUT = 5.0
 #: Seconds for saying goodbye to a connection that may be dead.
 GOODBYE_TIMEOUT = 5.0
-#: The consumer timeout of the partition queues, in milliseconds: far above anything the worker holds a message for.
-CONSUMER_TIMEOUT_MS = 6 * 3600 * 1000
-#: Characters of a dead letter's detail, which may quote what was sent: headers have to fit into one frame.
-MAX_DETAIL = 1000
 
 
 class BrokerLostError(HoldfastError):
@@ -169,7 +167,7 @@ class AmqpBroker:
 
     async def _declare(self) -> None:
         options = self._options
-        await self._declare_queue(DEAD, {"x-queue-type": "quorum"})
+        await self._declare_queue(DEAD, DEAD_ARGUMENTS)
         guarded = {
             "x-queue-type": "quorum",
             "x-single-active-consumer": True,
@@ -245,7 +243,7 @@ class AmqpBroker:
         # Not by way of aio-pika's own messages: they look at properties that are none of our business, and one that
         # they find wrong leaves its message unacknowledged for ever, without a word.
         async def on_message(message: DeliveredMessage) -> None:
-            self._guard(lambda: take(Delivery.of(message)))
+            self._guard(lambda: take(Delivery.of(message, queue)))
 
         channel = await self._inbound.get_underlay_channel()
         arguments: dict[str, Any] = {"x-priority": priority(self._options.name, preferred)}
@@ -271,13 +269,14 @@ class AmqpBroker:
             await self._replies.default_exchange.publish(message, to, mandatory=False)
 
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
-        """Put a body into the dead letter queue, with the reason in its headers."""
+        """Put a body into the dead letter queue, with the reason and what it takes to send it again in the headers."""
         message = aio_pika.Message(
             body,
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             message_id=delivery.message_id or self._message_id(),
-            headers={REASON_HEADER: reason, DETAIL_HEADER: detail[:MAX_DETAIL]},
+            correlation_id=delivery.correlation_id,
+            headers=burial_headers(delivery, reason=reason, detail=detail, now=time.time_ns() // 1_000_000),
         )
         with translated("publishing a dead letter"):
             await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=CONFIRM_TIMEOUT)

@@ -16,6 +16,8 @@ SUSPECT_FROM = 5
 #: From this delivery on, a message that is the first to come up in a worker's life is taken for what ended the lives
 #: before. All that was in hand behind it has come back as often, and would be buried with it by the broker.
 POISON_FROM = 7
+#: Far more deliveries than there ever are, unless a publisher has made them up.
+MAX_COUNT = 1_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -39,12 +41,16 @@ class Delivery:
     apart: bool = False
     #: So often that one of those that are like it is what killed workers.
     poison: bool = False
+    #: The queue that it came out of.
+    queue: str = ""
+    #: How often it has been delivered, this time included.
+    count: int = 1
     is_array: bool = False
     #: Commands without an answer.
     remaining: int = 0
 
     @classmethod
-    def of(cls, message: DeliveredMessage) -> "Delivery":
+    def of(cls, message: DeliveredMessage, queue: str = "") -> "Delivery":
         """Read the properties that matter off an incoming message, and only those: the others may be anything."""
         properties = message.header.properties
         headers = properties.headers or {}
@@ -67,6 +73,8 @@ class Delivery:
             headers=dict(headers),
         )
 
+            queue=queue,
+            count=max(0, min(failed, MAX_COUNT)) + 1,
     @property
     def reply_address_is_reserved(self) -> bool:
         """Whether the sender names one of Holdfast's own queues for the reply, which nobody may."""
