@@ -96,8 +96,8 @@ class RawLine:
         finally:
             lost.cancel()
             waiter.cancel()
-            if all(each.done() for each in client.waiting[command["id"]]):
-                del client.waiting[command["id"]]
+            if all(each.done() for each in client.waiting.get(command["id"], ())):
+                client.waiting.pop(command["id"], None)
 
 
 def _cancelled(fault: BaseException) -> bool:
