@@ -73,6 +73,7 @@ Etag = Annotated[str, StringConstraints(max_length=MAX_ETAG_LENGTH)]
 Metadata = Annotated[dict[str, str], BeforeValidator(_check_entries), AfterValidator(_check_metadata)]
 #: Milliseconds since 1970-01-01T00:00Z, in service time.
 Millis = Annotated[int, Field(ge=0, lt=2**53)]
+Version = Annotated[int, Field(ge=0, le=MAX_INT)]
 Concurrency = Literal["first-write", "last-write"]
 Consistency = Literal["strong", "eventual"]
 
@@ -103,6 +104,9 @@ class SaveCommand(_KeyCommand):
     value: Value
     #: If given, the key's current state must have this etag.
     etag: Etag | None = None
+    #: If given, the key's newest event must not be of a later version. No part of what the id stands for: a command
+    #: that is sent again much later can be kept from overwriting what came after it, and stays the same command.
+    max_version: Version | None = None
     #: Without an etag: ``first-write`` demands that the key is absent. With one it plays no part.
     concurrency: Concurrency = "last-write"
     #: On a conflict, answer with the current value too.
@@ -116,6 +120,7 @@ class DeleteCommand(_KeyCommand):
 
     op: Literal["delete"]
     etag: Etag | None = None
+    max_version: Version | None = None
     return_current: bool = False
     metadata: Metadata | None = None
 

@@ -106,3 +106,4 @@ def same_command(one: Request, other: Request) -> bool:
 def is_write(command: KeyOperation) -> bool:
     """Whether a command may change its key."""
     return not isinstance(command, ReadCommand)
+        and one.command.max_version == other.command.max_version

@@ -39,6 +39,9 @@ def decide(command: Mutation, head: Head, *, now: int, author: str | None, diges
     """
     if is_too_old(command, now):
         return Rejection(TOO_OLD, recorded=True, about_key=False)
+    if has_moved_on(command, head):
+        # For good, since versions only grow, so that it needs no record.
+        return Rejection(conflict(command, head), recorded=False, about_key=True)
     refused: Answer | None = None
     if command.etag is not None:
         if not head.exists or command.etag != make_etag(head.version, head.id):
@@ -84,10 +87,17 @@ def is_too_old(command: Mutation | ReadCommand, now: int) -> bool:
     return command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS
 
 
+def has_moved_on(command: Mutation, head: Head) -> bool:
+    """Whether the key is past the last version that the command may follow."""
+    return command.max_version is not None and head.version > command.max_version
+
+
 def conflict(command: Mutation, head: Head) -> Answer:
     """The typed answer to a command whose key is not in the state that it demands."""
     actual = make_etag(head.version, head.id) if head.exists else None
-    if command.etag is None:
+    if has_moved_on(command, head):
+        code, message = "newer", "the key has a later version than the command may follow"
+    elif command.etag is None:
         code, message = "exists", "the key exists, and a first-write save demands that it does not"
     elif head.exists:
         code, message = "etag_mismatch", "the key is at another etag"

@@ -55,6 +55,7 @@ GOOD: dict[str, list[Any]] = {
     "key": [*TEXTS, "x" * 512, "ß" * 256, "\U0010ffff" * 128],
     "value": [None, 1, "", [], {}, {"a": [1.5]}, False],
     "etag": [None, "", "1-00000000", "anything", "x" * 128],
+    "max_version": [0, 1, 2**63 - 1, None],
     "concurrency": ["first-write", "last-write"],
     "return_current": [True, False],
     "metadata": METADATA,
@@ -71,6 +72,7 @@ BAD: dict[str, list[Any]] = {
     "key": [*NO_TEXTS, "x" * 513, "ß" * 257, "\U0010ffff" * 129],
     "value": [2**63, {"a\0": 1}, [2**64]],
     "etag": [1, True, [], {}, 1.5, "x" * 129],
+    "max_version": [-1, 2**63, 2**64, 1.0, "1", True, []],
     "concurrency": ["first_write", "", None, 1, []],
     "return_current": [None, 0, 1, "true"],
     "metadata": NO_METADATA,
@@ -80,8 +82,8 @@ BAD: dict[str, list[Any]] = {
 }
 COMMON = ["v", "id", "sent_at", "deadline"]
 FIELDS: dict[str, list[str]] = {
-    "save": [*COMMON, "store", "key", "value", "etag", "concurrency", "return_current", "metadata"],
-    "delete": [*COMMON, "store", "key", "etag", "return_current", "metadata"],
+    "save": [*COMMON, "store", "key", "value", "etag", "max_version", "concurrency", "return_current", "metadata"],
+    "delete": [*COMMON, "store", "key", "etag", "max_version", "return_current", "metadata"],
     "read": [*COMMON, "store", "key", "consistency"],
     "history": [*COMMON, "store", "key", "after_version", "limit"],
     "describe": COMMON,
