@@ -122,13 +122,25 @@ class EventStore(Protocol):
     async def events(
         self, places: Collection[tuple[str, int]], *, after: Fence | None = None
     ) -> dict[tuple[str, int], Event]:
-        """The events at (key, version), as far as there are any."""
+        """The events at (key, version), as far as there are any.
 
-    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
-        """What stands in the log under these command ids, as far as there is anything."""
+        If they are more bytes than the database gives at a time, only some of them, so that memory stays bounded: ask
+        again for those that are missing. If none is found, none of them is there.
+        """
+
+    async def find(
+        self, ids: Collection[str], *, after: Fence | None = None, with_values: bool = True
+    ) -> dict[str, Record]:
+        """What stands in the log under these command ids, as far as there is anything.
+
+        :param with_values: False leaves the events' values out, None in their place.
+        """
 
     async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
-        """Events of one key, oldest first, of versions greater than ``after_version``."""
+        """Events of one key, oldest first, of versions greater than ``after_version``.
+
+        Fewer than ``limit`` if they are more bytes than the database gives at a time, but one at least if there is one.
+        """
 
     async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
         """Keys that have an event, deleted ones too, in byte order, greater than ``after``.

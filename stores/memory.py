@@ -116,10 +116,13 @@ class MemoryStore:
         found = ((place, self._at(*place)) for place in places)
         return {place: _thaw(event) for place, event in found if event is not None}
 
-    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
+    async def find(
+        self, ids: Collection[str], *, after: Fence | None = None, with_values: bool = True
+    ) -> dict[str, Record]:
         """What stands in the log under these command ids."""
         self._check_fence(after)
-        return {id_: _thaw(self._by_id[id_]) for id_ in ids if id_ in self._by_id}
+        found = ((id_, self._by_id[id_]) for id_ in ids if id_ in self._by_id)
+        return {id_: _thaw(record) if with_values else _without_value(_thaw(record)) for id_, record in found}
 
     async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
         """Events of one key, oldest first."""
@@ -202,6 +205,10 @@ def _thaw(record: Record) -> Record:
     if isinstance(record, Event):
         return record.model_copy(update={**update, "value": orjson.loads(record.value)})
     return record.model_copy(update={**update, "answer": orjson.loads(record.answer["json"])})
+
+
+def _without_value(record: Record) -> Record:
+    return record.model_copy(update={"value": None}) if isinstance(record, Event) else record
 
 
 def _copy(metadata: dict[str, str] | None) -> dict[str, str] | None:

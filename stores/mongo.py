@@ -214,30 +214,29 @@ class MongoStore:
     async def events(
         self, places: Collection[tuple[str, int]], *, after: Fence | None = None
     ) -> dict[tuple[str, int], Event]:
-        """The events at (key, version), as far as there are any."""
-        found: dict[tuple[str, int], Event] = {}
-        rest = set(places)
-        while rest:
-            # One condition per version is exact, and quicker than one per place: keys share their versions.
-            by_version: dict[int, list[str]] = {}
-            for key, version in rest:
-                by_version.setdefault(version, []).append(key)
-            conditions = [{"version": version, "key": {"$in": keys}} for version, keys in by_version.items()]
-            condition = conditions[0] if len(conditions) == 1 else {"$or": conditions}
-            rows, complete = await self._find(condition, after, hint=VERSION_INDEX)
-            events = [event for event in map(to_record, rows) if isinstance(event, Event)]
-            found |= {(event.key, event.version): event for event in events}
-            if complete:
-                break
-            rest -= found.keys()
-        return found
+        """The events at (key, version), as far as there are any; some of them, if they are more than 16 MiB."""
+        if not places:
+            return {}
+        # One condition per version is exact, and quicker than one per place: keys share their versions.
+        by_version: dict[int, list[str]] = {}
+        for key, version in places:
+            by_version.setdefault(version, []).append(key)
+        conditions = [{"version": version, "key": {"$in": keys}} for version, keys in by_version.items()]
+        condition = conditions[0] if len(conditions) == 1 else {"$or": conditions}
+        rows, _ = await self._find(condition, after, hint=VERSION_INDEX)
+        events = [event for event in map(to_record, rows) if isinstance(event, Event)]
+        return {(event.key, event.version): event for event in events}
 
-    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
+    async def find(
+        self, ids: Collection[str], *, after: Fence | None = None, with_values: bool = True
+    ) -> dict[str, Record]:
         """What stands in the log under these command ids."""
         found: dict[str, Record] = {}
         rest = list(ids)
+        options: dict[str, Any] = {} if with_values else {"projection": {"value": 0}}
         while rest:
-            rows, complete = await self._find({"_id": {"$in": [id_of(command_id) for command_id in rest]}}, after)
+            condition = {"_id": {"$in": [id_of(command_id) for command_id in rest]}}
+            rows, complete = await self._find(condition, after, **options)
             found |= {record.id: record for record in map(to_record, rows)}
             if complete:
                 break
@@ -245,20 +244,14 @@ class MongoStore:
         return found
 
     async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
-        """Events of one key, oldest first."""
-        found: list[Event] = []
-        while len(found) < limit:
-            last = found[-1].version if found else max(after_version, 0)
-            rows, complete = await self._find(
-                {"key": key, "version": {"$gt": last}},
-                sort={"version": 1},
-                limit=limit - len(found),
-                hint=VERSION_INDEX,
-            )
-            found += [event for event in map(to_record, rows) if isinstance(event, Event)]
-            if complete:
-                break
-        return found
+        """Events of one key, oldest first; fewer, if they are more than 16 MiB."""
+        rows, _ = await self._find(
+            {"key": key, "version": {"$gt": max(after_version, 0)}},
+            sort={"version": 1},
+            limit=limit,
+            hint=VERSION_INDEX,
+        )
+        return [event for event in map(to_record, rows) if isinstance(event, Event)]
 
     async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
         """Keys that have an event, in byte order, out of the index alone."""

@@ -1,5 +1,6 @@
 """A batch: commands on their way through the engine, in the order in which the queues gave them."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class Request:
     #: Whatever the caller needs to send the answer on.
     origin: Any = None
     answer: Answer | None = None
+    #: Bytes of the values in the answer.
+    answer_size: int = 0
 
 
 @dataclass(slots=True)
@@ -44,6 +47,10 @@ class Batch:
 
     pending: list[Request]
     uncertain: bool = False
+    #: What has its final answer, in order, until somebody takes it.
+    answered: list[Request] = field(default_factory=list)
+    #: Called on the way, when the values in the answers become many bytes. Who takes them off then bounds the memory.
+    release: Callable[["Batch"], Awaitable[None]] | None = None
     _repeats: dict[Request, list[Request]] = field(default_factory=dict)
 
     @classmethod
@@ -70,12 +77,28 @@ class Batch:
         return cls(pending, _repeats=repeats)
 
     def settle(self) -> None:
-        """Drop what has its final answer from ``pending``, and hand the answer to folded repeats."""
+        """Move what has its final answer from ``pending`` to ``answered``, and with it folded repeats."""
+        answered = self.answered
         for request in self.pending:
-            if request.answer is not None and self._repeats:
+            if request.answer is None:
+                continue
+            answered.append(request)
+            if self._repeats:
                 for repeat in self._repeats.pop(request, ()):
                     repeat.answer = request.answer
+                    answered.append(repeat)
         self.pending = [request for request in self.pending if request.answer is None]
+
+    async def let_go(self) -> None:
+        """Let whoever takes answers off take those that are final."""
+        self.settle()
+        if self.release is not None:
+            await self.release(self)
+
+    def take(self) -> list[Request]:
+        """Take off what has its final answer."""
+        answered, self.answered = self.answered, []
+        return answered
 
     def split(self) -> list["Batch"]:
         """A batch for each pending request, to find the one that cannot be processed."""
@@ -84,6 +107,7 @@ class Batch:
             Batch(
                 [request],
                 uncertain=self.uncertain,
+                release=self.release,
                 _repeats={request: repeats[request]} if request in repeats else {},
             )
             for request in self.pending
@@ -100,10 +124,10 @@ def same_command(one: Request, other: Request) -> bool:
         and one.author == other.author
         and one.digest == other.digest
         and one.command.return_current == other.command.return_current
+        and one.command.max_version == other.command.max_version
     )
 
 
 def is_write(command: KeyOperation) -> bool:
     """Whether a command may change its key."""
     return not isinstance(command, ReadCommand)
-        and one.command.max_version == other.command.max_version

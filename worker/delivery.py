@@ -48,6 +48,8 @@ class Delivery:
     is_array: bool = False
     #: Commands without an answer.
     remaining: int = 0
+    #: Bytes that it is counted with while it is in hand.
+    held: int = 0
 
     @classmethod
     def of(cls, message: DeliveredMessage, queue: str = "") -> "Delivery":
@@ -71,10 +73,10 @@ class Delivery:
             poison=failed >= POISON_FROM - 1,
             hopped=HOP_HEADER in headers,
             headers=dict(headers),
-        )
-
             queue=queue,
             count=max(0, min(failed, MAX_COUNT)) + 1,
+        )
+
     @property
     def reply_address_is_reserved(self) -> bool:
         """Whether the sender names one of Holdfast's own queues for the reply, which nobody may."""

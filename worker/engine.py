@@ -12,13 +12,14 @@ and the rest is looked up and decided again. No negative answer leaves on rememb
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import orjson
 
 from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable
 from ..events.limits import REPLY_MESSAGE_BYTES
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
-from .batch import Batch, KeyOperation, Request, is_write
+from .batch import Batch, Request, is_write
 from .clock import boot_time
 from .decide import NEVER, Answer, answer_again, head_of
 from .knowledge import Knowledge, State, state_of
@@ -29,8 +30,23 @@ DECISION_LIFETIME = 60.0
 #: What is remembered of keys is dropped this often. Far less than the fence window, after which a version that it
 #: rests on may have been purged and be free again.
 KNOWLEDGE_LIFETIME = 24 * 3600.0
-#: Events that are read at a time for a page of a history: each may have a value of the largest size.
-HISTORY_READ = 32
+#: Answers leave on the way when the values in them have become so many bytes. The values of a thousand reads take
+#: a GiB together; so those of this many bytes are in memory, and those of one reply of the database.
+SLICE_BYTES = 4 * 1024 * 1024
+#: Events that are read at a time for a page of a history, if nothing is known of their size …
+HISTORY_READ = 8
+#: … and if those before were small.
+HISTORY_READ_SMALL = 256
+
+
+class Final(NamedTuple):
+    """An answer that is final, but for the value of its key that may belong into it."""
+
+    request: Request
+    #: None for a read.
+    answer: Answer | None
+    #: The version whose value belongs into it; 0 if none does.
+    version: int
 
 
 class Engine:
@@ -112,7 +128,8 @@ class Engine:
         # moves all the time can make it go wrong for ever.
         after = await self.store.fence() if batch.uncertain and doubtful else None
         if doubtful:
-            await self._answer_again(batch.pending, await self.store.find(doubtful, after=after), after)
+            found = await self.store.find(doubtful, after=after, with_values=False)
+            await self._answer_again(batch, batch.pending, found, after)
             for request in batch.pending:
                 request.redelivered = False
             batch.uncertain = False
@@ -170,12 +187,12 @@ class Engine:
             raise StoreUnavailable("the outcome of an append is not known yet")
         if isinstance(outcome, AlreadyApplied):
             failed = steps[places[landed]].request
-            await self._answer_again([failed], {failed.command.id: outcome.original}, None)
+            await self._answer_again(batch, [failed], {failed.command.id: outcome.original}, None)
         return places[landed], None
 
     async def _settle(self, batch: Batch, plan: Plan, settled: int, after: Fence | None) -> None:
         """Give the steps that have none their answers, by one look behind a fence."""
-        final: list[tuple[Request, Answer]] = []
+        final: list[Final] = []
         reads: list[tuple[int, Step]] = []
         rejections: list[tuple[int, Step]] = []
         for number, step in enumerate(plan.steps[:settled]):
@@ -184,10 +201,11 @@ class Engine:
             elif step.about_key:
                 rejections.append((number, step))
             elif step.request.answer is None:
-                final.append((step.request, step.answer))
+                final.append(final_of(step.request, step.answer))
         if reads or rejections:
-            after = await self._look_behind_fence(batch, plan, settled, reads, rejections, after)
-        await self._give(final, after)
+            found, after = await self._look_behind_fence(batch, plan, settled, reads, rejections, after)
+            final += found
+        await self._give(batch, final, after)
         batch.settle()
 
     async def _look_behind_fence(
@@ -198,7 +216,8 @@ class Engine:
         reads: list[tuple[int, Step]],
         rejections: list[tuple[int, Step]],
         after: Fence | None,
-    ) -> Fence | None:
+    ) -> tuple[list[Final], Fence | None]:
+        """What the reads and rejections are answered with, as far as it is final, and the fence."""
         strong: set[str] = set()
         eventual: set[str] = set()
         at: dict[int, int] = {}
@@ -223,9 +242,9 @@ class Engine:
         versions = await self.store.versions(looked, after=after) if looked else {}
         if eventual - looked:
             versions = {**await self.store.versions(eventual - looked), **versions}
-        found = await self.store.find(ids, after=after) if ids else {}
-        await self._answer_again([step.request for _, step in rejections], found, after)
-        final: list[tuple[Request, Answer]] = []
+        found = await self.store.find(ids, after=after, with_values=False) if ids else {}
+        await self._answer_again(batch, [step.request for _, step in rejections], found, after)
+        final: list[Final] = []
         moved: dict[str, int] = {}
         for number, step in rejections:
             request, key = step.request, step.request.command.key
@@ -234,89 +253,84 @@ class Engine:
             if key in doubtful and versions.get(key, 0) != (step.head or NEVER).version:
                 moved.setdefault(key, number)
             else:
-                final.append((request, step.answer))
+                final.append(final_of(request, step.answer))
         if moved:
             # They rested on knowledge that was behind. Without an answer they are decided again, and before the
             # reads of their keys that came after them.
             self.knowledge.forget(moved)
             batch.uncertain = True
-        await self._give(final, after)
-        await self._answer_reads(
-            [
-                (step.request, at.get(number, versions.get(step.request.command.key, 0)))
-                for number, step in reads
-                if number < moved.get(step.request.command.key, settled)
-            ],
-            after,
-        )
-        return after
-
-    async def _answer_reads(self, reads: Sequence[tuple[Request, int]], after: Fence | None) -> None:
-        states = await self._states({(request.command.key, version) for request, version in reads if version}, after)
-        for request, version in reads:
-            state = states.get((request.command.key, version))
-            if version and state is None:
-                # The newest event is always there: whoever says that it is not is behind.
-                raise StoreUnavailable("an event was not found where its version was seen")
-            if state is None or not state.exists:
-                request.answer = {"status": "ok", "exists": False, "etag": None, "version": version}
-            else:
-                request.answer = {
-                    "status": "ok",
-                    "exists": True,
-                    "etag": state.etag,
-                    "version": state.version,
-                    "value": orjson.Fragment(state.value),
-                    "updated_at": state.time,
-                }
-
-    async def _states(self, places: set[tuple[str, int]], after: Fence | None) -> dict[tuple[str, int], State]:
-        states: dict[tuple[str, int], State] = {}
-        missing: list[tuple[str, int]] = []
-        for place in places:
-            state = self.knowledge.state(*place)
-            if state is None:
-                missing.append(place)
-            else:
-                states[place] = state
-        if missing:
-            for place, event in (await self.store.events(missing, after=after)).items():
-                states[place] = state = state_of(event)
-                self.knowledge.learn_state(place[0], state)
-        return states
+        final += [
+            Final(step.request, None, at.get(number, versions.get(step.request.command.key, 0)))
+            for number, step in reads
+            if number < moved.get(step.request.command.key, settled)
+        ]
+        return final, after
 
     async def _answer_again(
-        self, requests: Sequence[Request], found: Mapping[str, Record], after: Fence | None
+        self, batch: Batch, requests: Sequence[Request], found: Mapping[str, Record], after: Fence | None
     ) -> None:
         """Answer those writes whose ids stand in the log from what stands there."""
         if not found:
             return
-        await self._give(
-            [
-                (request, answer_again(record, command, author=request.author, digest=request.digest))
-                for request in requests
-                if not isinstance(command := request.command, ReadCommand)
-                and (record := found.get(command.id)) is not None
-            ],
-            after,
-        )
+        final = [
+            final_of(request, answer_again(record, command, author=request.author, digest=request.digest))
+            for request in requests
+            if not isinstance(command := request.command, ReadCommand) and (record := found.get(command.id)) is not None
+        ]
+        await self._give(batch, final, after)
 
-    async def _give(self, answers: Sequence[tuple[Request, Answer]], after: Fence | None) -> None:
-        """Hand out answers that are final; conflicts with the value that they met, to those who asked for it.
+    async def _give(self, batch: Batch, answers: Sequence[Final], after: Fence | None) -> None:
+        """Hand out answers that are final, with the values that belong into them.
 
-        An answer is given whole or not at all, so that a request which has one is done.
+        An answer is given whole or not at all, so that a request which has one is done. Values are fetched by one
+        query, unless they are more than the database puts into one reply. Answers leave as their values come.
         """
-        curious = [(request, answer) for request, answer in answers if wants_current(request.command, answer)]
-        places = {(request.command.key, answer["version"]) for request, answer in curious if answer["exists"]}
-        states: dict[tuple[str, int], State] = {}
-        if places:
-            states = await self._states(places, after or await self.store.fence())
-        for request, answer in answers:
-            request.answer = answer
-        for request, answer in curious:
-            state = states.get((request.command.key, answer["version"]))
-            if state is not None and state.exists:
-                request.answer = {**answer, "error": {**answer["error"], "current": orjson.Fragment(state.value)}}
+        waiting: dict[tuple[str, int], list[Final]] = {}
+        for final in answers:
+            if final.version:
+                waiting.setdefault((final.request.command.key, final.version), []).append(final)
+            else:
+                final.request.answer = final.answer or _read_answer(None, 0)
+        if not waiting:
+            return
+        if after is None and any(final.answer is not None for final in answers):
+            after = await self.store.fence()
+        size = 0
+        for place in list(waiting):
+            state = self.knowledge.state(*place)
+            if state is not None:
+                size = await self._fill(batch, waiting.pop(place), state, size)
+        while waiting:
+            events = await self.store.events(waiting.keys(), after=after)
+            if not events:
+                break
+            for place in list(events):
+                state = state_of(events.pop(place))
+                self.knowledge.learn_state(place[0], state)
+                size = await self._fill(batch, waiting.pop(place), state, size)
+        for finals in waiting.values():
+            for final in finals:
+                if final.answer is None:
+                    # The newest event is always there: whoever says that it is not is behind.
+                    raise StoreUnavailable("an event was not found where its version was seen")
+                final.request.answer = final.answer
+
+    async def _fill(self, batch: Batch, finals: list[Final], state: State, size: int) -> int:
+        """Put one state into the answers that it belongs into. Gives back the bytes of values given so far."""
+        for final in finals:
+            if final.answer is None:
+                final.request.answer = _read_answer(state, final.version)
+            elif state.exists:
+                error = {**final.answer["error"], "current": orjson.Fragment(state.value)}
+                final.request.answer = {**final.answer, "error": error}
+            else:
+                final.request.answer = final.answer
+            final.request.answer_size = len(state.value)
+            size += len(state.value)
+            if size >= SLICE_BYTES:
+                await batch.let_go()
+                size = 0
+        return size
 
     def _forget(self, requests: Sequence[Request]) -> None:
         self.knowledge.forget(request.command.key for request in requests)
@@ -330,8 +344,9 @@ class Engine:
         """
         page: list[HistoryEntry] = []
         size = 0
+        wanted = HISTORY_READ
         while True:
-            wanted = min(HISTORY_READ, limit + 1 - len(page))
+            wanted = min(wanted, limit + 1 - len(page))
             events = await self.store.history(key, after_version=after_version, limit=wanted)
             for event in events:
                 size += len(orjson.dumps(event.value))
@@ -339,8 +354,24 @@ class Engine:
                     return page, after_version
                 page.append(_entry_of(event))
                 after_version = event.version
-            if len(events) < wanted:
+            # Fewer than wanted may be all that the store gives at a time.
+            if not events:
                 return page, None
+            room = max(0, REPLY_MESSAGE_BYTES - size)
+            wanted = min(HISTORY_READ_SMALL, 1 + room * len(page) // size)
+
+
+def _read_answer(state: State | None, version: int) -> Answer:
+    if state is None or not state.exists:
+        return {"status": "ok", "exists": False, "etag": None, "version": version}
+    return {
+        "status": "ok",
+        "exists": True,
+        "etag": state.etag,
+        "version": state.version,
+        "value": orjson.Fragment(state.value),
+        "updated_at": state.time,
+    }
 
 
 def _entry_of(event: Event) -> HistoryEntry:
@@ -356,6 +387,8 @@ def _entry_of(event: Event) -> HistoryEntry:
     )
 
 
-def wants_current(command: KeyOperation, answer: Answer) -> bool:
-    """Whether a command met a conflict and asked for the value that it met."""
-    return not isinstance(command, ReadCommand) and command.return_current and answer["status"] == "conflict"
+def final_of(request: Request, answer: Answer) -> Final:
+    """The answer to a write: a conflict brings the value that it met to those who asked for it."""
+    command = request.command
+    curious = not isinstance(command, ReadCommand) and command.return_current and answer["status"] == "conflict"
+    return Final(request, answer, answer["version"] if curious and answer["exists"] else 0)

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from ..events import HoldfastError, Status, StoreUnavailable
 from ..events.replies import error
@@ -36,17 +36,22 @@ class Lane:
         *,
         answered: Callable[[list[Request]], None],
         failed: Callable[[Request, BaseException], None],
+        room: Callable[[], Awaitable[None]] | None = None,
         patience: float = 5.0,
     ) -> None:
         """Make a lane.
 
         :param answered: called with requests that have their final answers, in order.
+        :param room: waits until answers that were given before have gone far enough for more.
         :param failed: called for a request that cannot be processed at all; it has an ``internal`` answer by then.
         :param patience: seconds for which a store may be away.
         """
         self.engine = engine
         self._answered = answered
         self._failed = failed
+        self._room = room
+        #: When the store was last known not to be away, as far as patience with it goes.
+        self._since = 0.0
         self._patience = patience
         self._waiting: deque[Request] = deque()
         self._wake = asyncio.Event()
@@ -66,9 +71,19 @@ class Lane:
                 self._wake.clear()
                 await self._wake.wait()
             await self._let_arrive()
-            requests = gather(self._waiting)
-            await self._apply(Batch.of(requests))
-            self._answered(requests)
+            batch = Batch.of(gather(self._waiting))
+            batch.release = self._hand_out
+            await self._apply(batch)
+
+    async def _hand_out(self, batch: Batch) -> None:
+        """Give out what has its answer, and wait until there is room for more."""
+        answered = batch.take()
+        if answered:
+            self._answered(answered)
+        if self._room is not None:
+            await self._room()
+        # The store has just answered. What the wait took is none of its fault.
+        self._since = asyncio.get_running_loop().time()
 
     async def _let_arrive(self) -> None:
         """Let what the socket has received already become requests: a few turns of the event loop, no waiting."""
@@ -91,23 +106,30 @@ class Lane:
                 request = batch.pending[0]
                 log.exception("command %s cannot be processed", request.command.id)
                 request.answer = error(Status.INTERNAL, "internal", "the worker could not process this command")
-                batch.settle()
                 self._failed(request, fault)
+                await batch.let_go()
                 return
             log.warning("a batch of %d failed and is taken apart: %r", len(batch.pending), fault)
+            await batch.let_go()
             for single in batch.split():
                 await self._apply(single)
+        else:
+            await self._hand_out(batch)
 
     async def _apply_with_patience(self, batch: Batch) -> None:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
-            stop=stop_after_delay(self._patience),
+            stop=self._out_of_patience,
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             reraise=True,
         )
+        self._since = asyncio.get_running_loop().time()
         async for attempt in retrying:
             with attempt:
                 await self.engine.apply(batch)
+
+    def _out_of_patience(self, _: RetryCallState) -> bool:
+        return asyncio.get_running_loop().time() - self._since > self._patience
 
 
 def gather(waiting: deque[Request]) -> list[Request]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
 
 from ..events.limits import REPLY_MESSAGE_BYTES
+from .budget import Budget
 from .delivery import Acknowledger, Delivery
 
 Wire = dict[str, Any]
@@ -20,6 +21,15 @@ log = logging.getLogger(__name__)
 REPLY_PATIENCE = 1.0
 #: Bytes of replies that may wait to be written in the meantime. Those beyond are dropped: who asked asks again.
 MAX_LATE_BYTES = 32 * 1024 * 1024
+#: Bytes of answers that may wait for their turn to be sent. Whoever can wait gives no more of them meanwhile.
+MAX_UNSENT_BYTES = 16 * 1024 * 1024
+#: Bytes of messages that may be in hand. Beyond it no more are read until some are done: the broker's prefetch counts
+#: messages, and a few of the largest would be more than a worker has. As objects they take many times as much.
+MAX_IN_HAND_BYTES = 16 * 1024 * 1024
+#: What an answer takes beside the values in it, about.
+ANSWER_BYTES = 1024
+#: Dead letters that wait for their confirms at one time.
+BURIALS = 64
 
 
 class Broker(Protocol):
@@ -40,10 +50,20 @@ _Message = tuple[bytes, str, str | None]
 
 
 @dataclass(slots=True)
+class _Reply:
+    delivery: Delivery
+    reply: Wire
+    #: Bytes, about.
+    size: int
+
+
+@dataclass(slots=True)
 class _Load:
-    replies: list[tuple[Delivery, Wire]] = field(default_factory=list)
+    replies: list[_Reply] = field(default_factory=list)
     dead: list[tuple[Delivery, bytes, str, str]] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
+    #: Bytes of messages that are done.
+    held: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.replies or self.dead or self.done)
@@ -71,19 +91,35 @@ class Outbox:
         #: Replies that are being written; more than one only when that took longer than the patience lasted.
         self._late: set[asyncio.Task[None]] = set()
         self._late_bytes = 0
+        #: Answers that wait to be sent, but for late ones.
+        self.unsent = Budget(MAX_UNSENT_BYTES)
+        #: Messages that are not acknowledged yet.
+        self.in_hand = Budget(MAX_IN_HAND_BYTES)
+
+    def hold(self, delivery: Delivery) -> None:
+        """Count a delivery's bytes as in hand, once, until it is acknowledged."""
+        if delivery.held == 0:
+            delivery.held = len(delivery.body)
+            self.in_hand.take(delivery.held)
 
     def expect(self, delivery: Delivery, commands: int) -> None:
         """Note a delivery in hand, and how many answers it takes until it can be acknowledged."""
+        self.hold(delivery)
         delivery.remaining = commands
         self._open += 1
         self._idle.clear()
         if commands == 0:
             self._finish(delivery)
 
-    def answer(self, delivery: Delivery, reply: Wire | None) -> None:
-        """Count one command as done, and send its reply if there is somebody to send it to."""
+    def answer(self, delivery: Delivery, reply: Wire | None, *, size: int = 0) -> None:
+        """Count one command as done, and send its reply if there is somebody to send it to.
+
+        :param size: bytes of the values in the reply. Who gives large ones waits for room in ``unsent`` before.
+        """
         if reply is not None and delivery.reply_to is not None:
-            self._load.replies.append((delivery, reply))
+            size += ANSWER_BYTES
+            self._load.replies.append(_Reply(delivery, reply, size))
+            self.unsent.take(size)
         delivery.remaining -= 1
         if delivery.remaining == 0:
             self._finish(delivery)
@@ -102,6 +138,7 @@ class Outbox:
 
     def _finish(self, delivery: Delivery) -> None:
         self._load.done.append(delivery.tag)
+        self._load.held += delivery.held
         self._wake.set()
 
     async def idle(self) -> None:
@@ -123,35 +160,40 @@ class Outbox:
 
     async def _send(self, load: _Load) -> None:
         if load.replies:
-            await self._send_replies(self._encode(load.replies))
-        burials: list[Awaitable[None]] = [
-            self._broker.bury(delivery, body, reason=reason, detail=detail)
-            for delivery, body, reason, detail in load.dead
-        ]
-        if burials:
-            await asyncio.gather(*burials)
+            size = sum(reply.size for reply in load.replies)
+            await self._send_replies(load.replies, size)
+            self.unsent.give(size)
+        while load.dead:
+            burials, load.dead = load.dead[:BURIALS], load.dead[BURIALS:]
+            await asyncio.gather(
+                *(
+                    self._broker.bury(delivery, body, reason=reason, detail=detail)
+                    for delivery, body, reason, detail in burials
+                )
+            )
         for tag, multiple in self._acknowledger.finish(load.done):
             await self._broker.acknowledge(tag, multiple=multiple)
+        self.in_hand.give(load.held)
         self._open -= len(load.done)
         if self._open == 0:
             self._idle.set()
 
-    async def _send_replies(self, messages: list[_Message]) -> None:
+    async def _send_replies(self, replies: list[_Reply], size: int) -> None:
         """Write them, and wait for that, but not for as long as an alarm may last."""
-        size = sum(len(body) for body, _, _ in messages)
         if self._late and self._late_bytes + size > MAX_LATE_BYTES:
-            log.warning("the broker takes no replies: %d messages of them are dropped", len(messages))
+            log.warning("the broker takes no replies: %d of them are dropped", len(replies))
             return
         patient = not self._late
-        writing = asyncio.ensure_future(self._write(messages))
+        writing = asyncio.ensure_future(self._write(replies))
         self._late.add(writing)
         self._late_bytes += size
 
         def written(task: asyncio.Task[None]) -> None:
             self._late.discard(task)
             self._late_bytes -= size
-            if not task.cancelled():
-                task.exception()  # it means that the connection is lost, which is told by other ways too
+            if not task.cancelled() and (fault := task.exception()) is not None:
+                # It means that the connection is lost, which is told by other ways too.
+                log.info("replies could not be written: %r", fault)
 
         writing.add_done_callback(written)
         if patient:
@@ -161,29 +203,45 @@ class Outbox:
             else:
                 log.warning("the broker takes no replies, it may have an alarm: acknowledgements do not wait for them")
 
-    async def _write(self, messages: list[_Message]) -> None:
-        for body, address, correlation_id in messages:
+    async def _write(self, replies: list[_Reply]) -> None:
+        # Made one at a time, so that not all of them are in memory twice.
+        for body, address, correlation_id in self._encode(replies):
             await self._broker.reply(body, to=address, correlation_id=correlation_id)
 
-    def _encode(self, replies: list[tuple[Delivery, Wire]]) -> list[_Message]:
+    def _encode(self, replies: list[_Reply]) -> Iterator[_Message]:
         stamp = self._stamp()
-        messages: list[_Message] = []
-        groups: dict[tuple[str, str | None], list[Wire]] = {}
-        for delivery, reply in replies:
+        groups: dict[tuple[str, str | None], list[_Reply]] = {}
+        for each in replies:
+            delivery = each.delivery
             address = delivery.reply_to or ""
-            reply.update(stamp)
+            each.reply.update(stamp)
             if delivery.is_array:
                 # Replies to several arrays share a message if their sender does not tell them apart.
-                groups.setdefault((address, delivery.correlation_id), []).append(reply)
+                groups.setdefault((address, delivery.correlation_id), []).append(each)
             else:
-                messages.append((orjson.dumps(reply), address, delivery.correlation_id))
+                yield orjson.dumps(each.reply), address, delivery.correlation_id
         for (address, correlation_id), group in groups.items():
-            messages += ((body, address, correlation_id) for body in pack(group))
-        return messages
+            for part in parts(group):
+                for body in pack(part):
+                    yield body, address, correlation_id
+
+
+def parts(replies: list[_Reply], limit: int = REPLY_MESSAGE_BYTES) -> Iterator[list[Wire]]:
+    """Split replies into parts of about ``limit`` bytes, as far as their sizes are known beforehand."""
+    part: list[Wire] = []
+    size = 0
+    for each in replies:
+        if part and size + each.size > limit:
+            yield part
+            part, size = [], 0
+        part.append(each.reply)
+        size += each.size
+    if part:
+        yield part
 
 
 def pack(replies: list[Wire], limit: int = REPLY_MESSAGE_BYTES) -> list[bytes]:
-    """Encode replies as arrays of about ``limit`` bytes at most; a single larger one goes alone."""
+    """Encode replies as arrays of ``limit`` bytes at most; a single larger one goes alone."""
     body = orjson.dumps(replies)
     if len(body) <= limit or len(replies) == 1:
         return [body]

@@ -48,7 +48,13 @@ class Session:
         self._service_time = service_time
         self._outbox = Outbox(broker, stamp=self._stamp)
         self._lanes = {
-            store: Lane(engine, answered=self._answered, failed=self._failed, patience=options.store_patience)
+            store: Lane(
+                engine,
+                answered=self._answered,
+                failed=self._failed,
+                room=self._outbox.unsent.room,
+                patience=options.store_patience,
+            )
             for store, engine in engines.items()
         }
         self._engines = engines
@@ -158,7 +164,8 @@ class Session:
         for request in requests:
             answer = request.answer or {}
             # Here, because an answer may come out of the log, where it stands as it was for whoever could read it.
-            outbox.answer(request.origin, {"id": request.command.id, **(conceal(answer) if request.blind else answer)})
+            answer = conceal(answer) if request.blind else answer
+            outbox.answer(request.origin, {"id": request.command.id, **answer}, size=request.answer_size)
 
     def _failed(self, request: Request, fault: BaseException) -> None:
         body = request.command.model_dump_json(exclude_unset=True).encode()

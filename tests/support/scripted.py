@@ -119,8 +119,12 @@ class ScriptedStore:
         )
         return events
 
-    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
-        found: dict[str, Record] = await self._call("find", ids, lambda: self._seen(after).find(ids, after=after))
+    async def find(
+        self, ids: Collection[str], *, after: Fence | None = None, with_values: bool = True
+    ) -> dict[str, Record]:
+        found: dict[str, Record] = await self._call(
+            "find", ids, lambda: self._seen(after).find(ids, after=after, with_values=with_values)
+        )
         return found
 
     async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:

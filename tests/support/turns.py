@@ -139,8 +139,10 @@ class TurnStore:
     ) -> dict[tuple[str, int], Event]:
         return await (await self._source("events", after)).events(places)
 
-    async def find(self, ids: Collection[str], *, after: Fence | None = None) -> dict[str, Record]:
-        return await (await self._source("find", after)).find(ids)
+    async def find(
+        self, ids: Collection[str], *, after: Fence | None = None, with_values: bool = True
+    ) -> dict[str, Record]:
+        return await (await self._source("find", after)).find(ids, with_values=with_values)
 
     async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
         return await self.inner.history(key, after_version=after_version, limit=limit)

@@ -55,7 +55,7 @@ class Queues:
 
     @property
     def told(self) -> list[dict[str, Any]]:
-        return [wire(reply) for _, reply in self.outbox._load.replies]
+        return [wire(each.reply) for each in self.outbox._load.replies]
 
     @property
     def buried(self) -> list[tuple[bytes, str]]:

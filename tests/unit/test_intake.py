@@ -67,7 +67,7 @@ class Desk:
     @property
     def told(self) -> list[dict[str, Any]]:
         """What senders are told."""
-        return [wire(reply) for _, reply in self.outbox._load.replies]
+        return [wire(each.reply) for each in self.outbox._load.replies]
 
     @property
     def buried(self) -> list[tuple[bytes, str]]:

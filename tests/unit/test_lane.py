@@ -205,7 +205,7 @@ async def test_poison_is_told_once_however_often_it_was_delivered() -> None:
     async with running(engine_on(store)) as lane:
         poison = save("poison", "x")
         lane.lane.add(requests(poison, save("k", 1), poison))
-        assert await lane.until(3) == ["internal internal", "ok v1", "internal internal"]
+        assert sorted(await lane.until(3)) == ["internal internal", "internal internal", "ok v1"]
         assert len(lane.failed) == 1
 
 

@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.deliveries import RememberingBroker, delivery
-from support.loops import leaping
+from support.loops import leaping, settle
 
 from holdfast.events.limits import REPLY_MESSAGE_BYTES
-from holdfast.worker.outbox import MAX_LATE_BYTES, REPLY_PATIENCE, Outbox, pack
+from holdfast.worker.delivery import Delivery
+from holdfast.worker.outbox import (
+    BURIALS,
+    MAX_IN_HAND_BYTES,
+    MAX_LATE_BYTES,
+    MAX_UNSENT_BYTES,
+    REPLY_PATIENCE,
+    Outbox,
+    pack,
+)
 
 STAMP = {"epoch": 7, "time": 123}
 
@@ -183,6 +192,101 @@ def test_parts_are_whole_in_order_and_within_the_limit(sizes: list[int], limit: 
     assert all(len(orjson.dumps(part)) <= limit or len(part) == 1 for part in parts)
 
 
+async def test_known_sizes_split_answers_before_they_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given large answers of known sizes, when they are sent, then none is encoded more than once on the way."""
+    encoded: list[int] = []
+
+    def remember(replies: list[dict[str, object]]) -> list[bytes]:
+        encoded.append(len(replies))
+        return pack(replies)
+
+    monkeypatch.setattr("holdfast.worker.outbox.pack", remember)
+    broker = RememberingBroker()
+    value = orjson.Fragment(b'"' + b"x" * 200 * 1024 + b'"')
+    async with sending(broker) as outbox:
+        taken = delivery(tag=1, is_array=True)
+        outbox.expect(taken, 50)
+        for number in range(50):
+            outbox.answer(taken, ok(f"c{number}", value=value), size=200 * 1024)
+        await idle(outbox)
+    assert encoded == [5] * 10
+    assert len(broker.replies) == 10
+
+
+@leaping
+async def test_who_gives_answers_waits_while_many_of_them_are_unsent() -> None:
+    """Given a broker that is slow, when more answers wait than may, then there is room when they have been written."""
+    broker = BlockedBroker()
+    async with sending(broker) as outbox:
+        for tag in (1, 2):
+            taken = delivery(tag=tag)
+            outbox.expect(taken, 1)
+            outbox.answer(taken, ok(str(tag), value="x"), size=MAX_UNSENT_BYTES // 2)
+        waiting = asyncio.create_task(outbox.unsent.room())
+        await settle()
+        assert not waiting.done()
+
+        broker.alarm_over.set()
+        await waiting
+        assert [reply["id"] for _, _, reply in broker.replies] == ["1", "2"]
+        assert outbox.unsent.used == 0
+
+
+async def test_a_message_is_in_hand_until_it_is_acknowledged() -> None:
+    """Given messages of some bytes, when they are held, expected and done, then each is counted once until then."""
+    broker = RememberingBroker()
+    async with sending(broker) as outbox:
+        held, taken = delivery(b"x" * (MAX_IN_HAND_BYTES - 10), tag=1), delivery(b"y" * 10, tag=2)
+        outbox.hold(held)
+        outbox.expect(held, 1)
+        await outbox.in_hand.room()
+        outbox.expect(taken, 1)
+        assert outbox.in_hand.used == MAX_IN_HAND_BYTES
+        waiting = asyncio.create_task(outbox.in_hand.room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        outbox.answer(taken, ok("x"))
+        async with asyncio.timeout(10):
+            await waiting
+        assert broker.acknowledged == [2]
+        outbox.answer(held, ok("y"))
+        await idle(outbox)
+    assert outbox.in_hand.used == 0
+
+
+@leaping
+async def test_dead_letters_wait_for_their_confirms_some_at_a_time() -> None:
+    """Given a message of many commands for nobody, when they are buried, then some at a time, and all."""
+    broker = SlowGrave()
+    async with sending(broker) as outbox:
+        taken = delivery(tag=1, is_array=True, reply_to=None)
+        outbox.expect(taken, 3 * BURIALS + 1)
+        for number in range(3 * BURIALS + 1):
+            outbox.bury(taken, str(number).encode(), reason="bad_op", detail="no such op")
+            outbox.answer(taken, None)
+        await idle(outbox)
+    assert broker.most == BURIALS
+    assert sorted(int(body) for body, _, _ in broker.buried) == list(range(3 * BURIALS + 1))
+    assert broker.acknowledged == [1]
+
+
+class SlowGrave(RememberingBroker):
+    """One that takes its time to confirm dead letters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_graves = self.most = 0
+
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
+        """Publish a dead letter, some time."""
+        self.open_graves += 1
+        self.most = max(self.most, self.open_graves)
+        await asyncio.sleep(1)
+        self.open_graves -= 1
+        await super().bury(delivery, body, reason=reason, detail=detail)
+
+
 async def test_idle_means_that_all_is_acknowledged() -> None:
     """Given deliveries in hand, when all of them are done, then the outbox is idle, and not before."""
     broker = RememberingBroker()
@@ -247,8 +351,10 @@ async def test_replies_that_wait_for_the_end_of_an_alarm_are_bounded() -> None:
         for tag in range(1, 6):
             taken = delivery(tag=tag)
             outbox.expect(taken, 1)
-            outbox.answer(taken, ok(str(tag), value=large))
+            outbox.answer(taken, ok(str(tag), value=large), size=len(large))
             await idle(outbox)
+            # What is late is bounded by itself, and keeps nobody else waiting.
+            await outbox.unsent.room()
 
         broker.alarm_over.set()
         await asyncio.sleep(1)
