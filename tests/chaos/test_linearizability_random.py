@@ -1,0 +1,63 @@
+"""The checker on histories made at random: what happened is accepted, and its verdict is that of the definition."""
+
+from collections import Counter
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.simulation import damage, is_linearizable, simulate
+
+from chaos.history import Operation
+from chaos.linearizability import Result, check_key
+
+#: Commands that the definition can be tried on: it takes all orders of them.
+FEW = 6
+
+
+def verdict(history: list[Operation]) -> Result:
+    return check_key("default", "k", history).result
+
+
+@settings(max_examples=300)
+@given(
+    random=st.randoms(use_true_random=False),
+    commands=st.integers(1, 120),
+    unknown=st.sampled_from([0, 0.1, 0.5, 0.9]),
+    happened=st.sampled_from([0, 0.5, 1]),
+    spread=st.sampled_from([0, 1, 5, 30]),
+)
+def test_what_happened_is_accepted(
+    random: Random, commands: int, unknown: float, happened: float, spread: float
+) -> None:
+    history = simulate(random, commands=commands, unknown=unknown, happened=happened, spread=spread)
+    assert verdict(history) is Result.LINEARIZABLE
+
+
+@settings(max_examples=300)
+@given(
+    random=st.randoms(use_true_random=False),
+    commands=st.integers(1, FEW),
+    unknown=st.sampled_from([0, 0.3, 0.7]),
+    spread=st.sampled_from([0, 1, 3, 10]),
+    damages=st.integers(1, 2),
+)
+def test_the_verdict_is_that_of_the_definition(
+    random: Random, commands: int, unknown: float, spread: float, damages: int
+) -> None:
+    history = simulate(random, commands=commands, unknown=unknown, spread=spread)
+    for _ in range(damages):
+        history = damage(random, history)
+    assert verdict(history) is (Result.LINEARIZABLE if is_linearizable(history) else Result.VIOLATED)
+
+
+def test_both_verdicts_come_up_often_enough_to_mean_something() -> None:
+    seen: Counter[tuple[Result, int]] = Counter()
+    for seed in range(2000):
+        random = Random(seed)  # noqa: S311
+        history = simulate(random, commands=random.randint(2, FEW), unknown=random.choice((0, 0.3, 0.7)))
+        damaged = damage(random, history)
+        result = verdict(damaged)
+        assert result is (Result.LINEARIZABLE if is_linearizable(damaged) else Result.VIOLATED), seed
+        seen[result, len(damaged)] += 1
+    assert sum(count for (result, _), count in seen.items() if result is Result.VIOLATED) > 300
+    assert sum(count for (result, _), count in seen.items() if result is Result.LINEARIZABLE) > 300
