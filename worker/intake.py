@@ -74,7 +74,7 @@ class Intake:
 
     def take(self, delivery: Delivery, partition: int) -> None:
         """Take one message from the queue of a partition."""
-        outbox = self._outbox
+        outbox, letters = self._outbox, _Letters(delivery)
         if delivery.unreadable is not None:
             outbox.bury_whole(delivery, reason="bad_properties", detail=delivery.unreadable)
             return
@@ -85,7 +85,8 @@ class Intake:
             decoded = decode_commands(delivery.body, message_id=delivery.message_id or str(uuid_utils.uuid7()))
         except InvalidError as fault:
             outbox.expect(delivery, 1)
-            self._refuse(delivery, None, fault, delivery.body)
+            self._refuse(letters, None, fault, None)
+            letters.send(outbox)
             return
         delivery.is_array = decoded.is_array
         outbox.expect(delivery, len(decoded.commands))
@@ -94,7 +95,7 @@ class Intake:
         elsewhere: list[Any] = []
         for number, command in enumerate(decoded.commands):
             if isinstance(command, BadCommand):
-                self._refuse(delivery, command.id, command.error, command.raw)
+                self._refuse(letters, command.id, command.error, command.raw)
                 continue
             if isinstance(command, DescribeCommand):
                 outbox.answer(delivery, {"id": command.id, **self._describe()})
@@ -103,14 +104,14 @@ class Intake:
             # Before anything else is done with it, so that nothing can be learned from how long it takes.
             if access is not None and not access.allows(author, command.op, store, command.key):
                 denial = access.denial(author, command.op, store, command.key)
-                self._refuse_with(delivery, command.id, denial, command.model_dump(exclude_unset=True))
+                self._refuse_with(letters, command.id, denial, command.model_dump(exclude_unset=True))
                 continue
             if not delivery.hopped and partition_of(store, command.key, self._partitions) != partition:
                 elsewhere.append((partition_of(store, command.key, self._partitions), number))
                 continue
             if store not in self._lanes:
                 answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {store!r} is configured")
-                self._refuse_with(delivery, command.id, answer, command.model_dump(exclude_unset=True))
+                self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
                 continue
             if isinstance(command, HistoryCommand):
                 self._history(delivery, command)
@@ -131,11 +132,12 @@ class Intake:
                     too_large = TooLargeError(
                         f"is limited to {self._max_value_bytes} bytes of JSON, not {request.size}", field="value"
                     )
-                    self._refuse(delivery, command.id, too_large, command.model_dump(exclude_unset=True))
+                    self._refuse(letters, command.id, too_large, command.model_dump(exclude_unset=True))
                     continue
             requests.setdefault(store, []).append(request)
         for store, group in requests.items():
             self._lanes[store].add(group)
+        letters.send(outbox)
         if elsewhere:
             self._send_elsewhere(delivery, elsewhere)
 
@@ -147,29 +149,49 @@ class Intake:
             parts.setdefault(partition, []).append(items[number])
         self._forward(Elsewhere(delivery, parts))
 
-    def _refuse(self, delivery: Delivery, command_id: str | None, fault: InvalidError, raw: Any) -> None:
+    def _refuse(self, letters: "_Letters", command_id: str | None, fault: InvalidError, raw: Any) -> None:
         status = Status.TOO_LARGE if isinstance(fault, TooLargeError) else Status.INVALID
         details = {"field": fault.field} if fault.field else {}
-        self._refuse_with(delivery, command_id, error(status, fault.code, str(fault), **details), raw)
+        self._refuse_with(letters, command_id, error(status, fault.code, str(fault), **details), raw)
 
-    def _refuse_with(self, delivery: Delivery, command_id: str | None, answer: Wire, raw: Any) -> None:
+    def _refuse_with(self, letters: "_Letters", command_id: str | None, answer: Wire, raw: Any) -> None:
         """Tell the sender, or, where there is nobody to tell, the operator by way of the dead letter queue."""
-        if delivery.reply_to is None:
-            fault = answer["error"]
-            self._outbox.bury(delivery, _body(raw, delivery), reason=fault["code"], detail=fault["message"])
-        self._outbox.answer(delivery, {"id": command_id, **answer})
+        if letters.delivery.reply_to is None:
+            letters.add(answer["error"]["code"], answer["error"]["message"], raw)
+        self._outbox.answer(letters.delivery, {"id": command_id, **answer})
 
 
-def _body(raw: Any, delivery: Delivery) -> bytes:
-    """A part of a message as it came, or the whole message, where the part cannot be written again."""
-    if not delivery.is_array:
-        return delivery.body
+class _Letters:
+    """What of one message goes to the dead letter queue: one letter for each reason, however many commands it has."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self._details: dict[str, str] = {}
+        self._commands: dict[str, list[Any]] = {}
+
+    def add(self, reason: str, detail: str, command: Any) -> None:
+        self._details.setdefault(reason, detail)
+        self._commands.setdefault(reason, []).append(command)
+
+    def send(self, outbox: Outbox) -> None:
+        """Hand them to the outbox. In the turn of the event loop in which the commands are answered."""
+        for reason, commands in self._commands.items():
+            part = _write_again(commands) if self.delivery.is_array else None
+            others = f"; and {len(commands) - 1} more" if len(commands) > 1 else ""
+            detail = f"{self._details[reason]}{others}"
+            outbox.bury(self.delivery, part or self.delivery.body, reason=reason, detail=detail)
+            if part is None:
+                break  # it was the whole
+
+
+def _write_again(commands: list[Any]) -> bytes | None:
+    """Commands as they came; None if they are nested too deeply for that."""
     try:
-        return orjson.dumps(raw)
+        return orjson.dumps(commands)
     except TypeError:
         pass
     try:
         # For integers beyond 64 bits.
-        return json.dumps(raw, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(commands, separators=(",", ":"), ensure_ascii=False).encode()
     except RecursionError:
-        return delivery.body
+        return None

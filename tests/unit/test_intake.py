@@ -218,7 +218,7 @@ def test_a_bad_command_among_good_ones(command: Any, status: str, code: str, tol
         assert desk.buried == []
     else:
         [(body, reason)] = desk.buried
-        assert (orjson.loads(body), reason) == (command, code)
+        assert (orjson.loads(body), reason) == ([command], code)
 
 
 @pytest.mark.parametrize("item", [None, 7, "text", [], [save()]])
@@ -279,29 +279,48 @@ def test_a_number_that_cannot_be_written_again(is_array: bool) -> None:
     """
     desk = Desk()
     body = b'{"op":"save","id":"x","key":"k","value":%d}' % BIG
-    desk.take(delivery(b"[%s]" % body if is_array else body, reply_to=None))
-    [(buried, reason)] = desk.buried
-    assert (buried, reason) == (body, "bad_value")
-
-
-def test_many_numbers_that_cannot_be_written_again() -> None:
-    """Given an array of many such commands, when it is buried, then not as a whole for each of them."""
-    desk = Desk()
-    item = b'{"op":"save","id":"%d","key":"k","value":' + b"%d}" % BIG
-    body = b"[" + b",".join(item % number for number in range(1000)) + b"]"
-    taken = desk.take(delivery(body, reply_to=None))
-    assert len(desk.buried) == 1000
-    assert sum(len(buried) for buried, _ in desk.buried) <= len(body)
-    assert desk.finished == [taken.tag]
-
-
-def test_nesting_that_cannot_be_written_again() -> None:
-    """Given a bad command that is nested deeply, when there is nobody to tell, then it is buried nevertheless."""
-    desk = Desk()
-    body = b'{"op":"save","id":"x","key":"k","value":' + b"[" * 600 + b"]" * 600 + b"}"
+    if is_array:
+        body = b"[" + body + b"]"
     desk.take(delivery(body, reply_to=None))
     [(buried, reason)] = desk.buried
     assert (buried, reason) == (body, "bad_value")
+
+
+def test_many_bad_commands_make_few_letters() -> None:
+    """Given an array of ten thousand bad commands and nobody to tell, then there is one letter for each reason.
+
+    With one for each command, a message of 20 KB became ten thousand messages on disk, each with a confirm.
+    """
+    desk = Desk()
+    bad = [{"op": "fly", "n": number} for number in range(3000)]
+    numbers = b",".join(b'{"op":"save","id":"%d","key":"k","value":%d}' % (number, BIG) for number in range(3000))
+    body = b"[" + orjson.dumps(bad)[1:-1] + b"," + numbers + b",1,[],null]"
+    taken = desk.take(delivery(body, reply_to=None))
+    letters = {reason: json.loads(letter) for letter, reason in desk.buried}
+    assert letters.keys() == {"bad_op", "bad_value", "malformed"}
+    assert letters["bad_op"] == bad
+    assert [command["value"] for command in letters["bad_value"]] == [BIG] * 3000
+    assert letters["malformed"] == [1, [], None]
+    details = {reason: detail for _, _, reason, detail in desk.outbox._load.dead}
+    assert details["bad_op"].endswith("; and 2999 more")
+    assert sum(len(letter) for letter, _ in desk.buried) <= len(body) + len(letters)
+    assert desk.finished == [taken.tag]
+
+
+@pytest.mark.parametrize("depth", [200, 600, 960])
+@pytest.mark.parametrize("is_array", [True, False])
+def test_nesting_that_cannot_be_written_again(depth: int, is_array: bool) -> None:
+    """Given bad commands that are nested deeply, when there is nobody to tell, then they are buried nevertheless.
+
+    Once, also if the whole message has to be buried because its parts cannot be written again.
+    """
+    desk = Desk()
+    deep = b'{"op":"save","id":"x","key":"k","value":' + b"[" * depth + b"]" * depth + b"}"
+    body = b"[" + deep + b',{"op":' + b"[" * depth + b"]" * depth + b"}]" if is_array else deep
+    desk.take(delivery(body, reply_to=None))
+    assert {reason for _, reason in desk.buried} <= {"bad_value", "bad_op"}
+    assert sum(len(letter) for letter, _ in desk.buried) <= len(body) + 2
+    assert desk.finished
 
 
 # -- messages of other partitions
