@@ -77,7 +77,7 @@ class ClientProcess(Server):
         return self.directory / "report.json"
 
     def report(self) -> dict[str, Any]:
-        """What it has done so far: ``outcomes``, ``kinds``, ``findings``, ``generation``. Empty before the first."""
+        """What it has done so far: ``outcomes``, ``findings``, … Empty before the first report."""
         return load_state(self._report_path)
 
     def ask_to_stop(self) -> None:
@@ -128,6 +128,7 @@ async def _run(config: dict[str, Any]) -> None:
                     "outcomes": tally.outcomes,
                     "kinds": tally.kinds,
                     "findings": tally.findings,
+                    "acknowledged": [tally.acknowledged.get(number, 0) for number in range(options.partitions)],
                     "generation": max(caller.generation for caller in callers),
                 },
             )

@@ -5,17 +5,18 @@ import contextlib
 import functools
 import itertools
 import os
+import signal
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aio_pika
 
 from holdfast.events import partition_queue
-from holdfast.local import Addresses, MongoReplicaSet, RabbitServer, WorkerServer
+from holdfast.local import Addresses, MongoReplicaSet, RabbitServer, ServerStateError, WorkerServer
 from holdfast.local.process import load_state
 
 from .sabotage import SABOTAGE_VARIABLE
@@ -26,6 +27,10 @@ PARTITIONS = 4
 #: Of the packages that are no part of the distribution.
 ROOT = Path(__file__).parents[1]
 
+#: Seconds between two looks at what is waited for.
+_POLL = 0.02
+
+T = TypeVar("T")
 Worker = TypeVar("Worker", bound=WorkerServer)
 
 
@@ -51,6 +56,10 @@ class MortalWorker(WorkerServer):
         """Take the order back, if it was not carried out."""
         withdraw_order(self._order_path)
 
+    def ask_to_stop(self) -> None:
+        """Have it finish what is in its hands and leave. ServerStateError if it is not running."""
+        self._signal(signal.SIGTERM)
+
     def _prepare(self) -> tuple[Sequence[str], dict[str, str]]:
         _, environment = super()._prepare()
         environment |= {
@@ -61,19 +70,67 @@ class MortalWorker(WorkerServer):
         return [sys.executable, "-m", "chaos.worker"], environment
 
 
+async def until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+    """Wait until something can be seen from outside.
+
+    :raises TimeoutError: if it cannot be seen within so many seconds.
+    """
+
+    def look() -> bool:
+        try:
+            return condition()
+        except ServerStateError:
+            return False  # a server that cannot be asked shows nothing
+
+    deadline = time.monotonic() + timeout
+    while not await asyncio.to_thread(look):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what}")
+        await asyncio.sleep(_POLL)
+
+
+async def patiently(work: Callable[[], Awaitable[T]], timeout: float = 60) -> T:
+    """Do something as soon as it can be done: what fails is tried again.
+
+    :raises Exception: what it failed with at last, after so many seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return await work()
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(10 * _POLL)
+
+
 class Cluster:
     """Workers, as processes, of one service; and the servers that it lives on."""
 
     def __init__(
-        self, directory: Path, rabbit: RabbitServer, vhost: str, mongo: MongoReplicaSet, database: str
+        self,
+        directory: Path,
+        rabbit: RabbitServer,
+        vhost: str,
+        mongo: MongoReplicaSet,
+        database: str,
+        *,
+        partitions: int = PARTITIONS,
+        **settings: object,
     ) -> None:
+        """Make a cluster without workers.
+
+        :param settings: of all its workers, unless they have others; those of the environment, in lower case.
+        """
         self._directory = directory
         self._names = itertools.count(1)
+        self._settings = settings
         self.rabbit = rabbit
         self.vhost = vhost
         self.mongo = mongo
         self.amqp_url = rabbit.url(vhost)
         self.mongo_url = mongo.url(database)
+        self.partitions = partitions
         self.workers: list[WorkerServer] = []
 
     def worker(self, name: str | None = None, **settings: object) -> WorkerServer:
@@ -88,10 +145,12 @@ class Cluster:
         name = name or f"worker-{next(self._names)}"
         settings = {
             "worker_name": name,
-            "partitions": PARTITIONS,
+            "partitions": self.partitions,
             "head_cache_bytes": 2**22,
             "value_cache_bytes": 2**22,
-        } | settings
+            **self._settings,
+            **settings,
+        }
         environment = {f"HOLDFAST_{key.upper()}": str(value) for key, value in settings.items()}
         worker = kind(
             self._directory / name, addresses=Addresses(self.amqp_url, self.mongo_url), environment=environment
@@ -153,7 +212,18 @@ class Cluster:
 
     def waiting(self) -> int:
         """Messages in all partitions' queues."""
-        return sum(self.depth(partition_queue(partition)) for partition in range(PARTITIONS))
+        return sum(self.depth(partition_queue(partition)) for partition in range(self.partitions))
+
+    def connections_named(self, part: str) -> int:
+        """Connections of this virtual host, to whatever node, whose name has this in it."""
+        return int(
+            self.rabbit.eval(
+                "length([P || P <- rabbit_networking:connections(), [{vhost, V}, {client_properties, Ps}] <- "
+                "[catch rabbit_networking:connection_info(P, [vhost, client_properties])], "
+                f'V == <<"{self.vhost}">>, {{<<"connection_name">>, _, N}} <- Ps, '
+                f'binary:match(N, <<"{part}">>) =/= nomatch])'
+            )
+        )
 
     def close_connections_named(self, part: str) -> int:
         """Close the connections of this virtual host whose name has this in it. Gives back how many there were."""
@@ -166,18 +236,12 @@ class Cluster:
         )
         return int(closed)
 
-    @staticmethod
-    async def until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
-        """Wait until something can be seen from outside."""
+    until = staticmethod(until)
 
-        def watch() -> None:
-            deadline = time.monotonic() + timeout
-            while not condition():
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"not within {timeout:g} s: {what}")
-                time.sleep(0.02)
-
-        await asyncio.to_thread(watch)
+    async def until_given_up(self, worker: WorkerServer, timeout: float = 30) -> None:
+        """Wait until the broker holds no connection of this worker any more."""
+        name = f"holdfast worker {worker.directory.name} ("
+        await until(lambda: self.connections_named(name) == 0, f"{worker.directory.name} is given up", timeout)
 
     async def until_told(self, worker: WorkerServer, text: str, since: int = 0) -> None:
         """Wait until a worker has logged a text, not counting the first ``since`` characters of its log."""

@@ -9,7 +9,7 @@ from holdfast import HoldfastError, OutcomeUnknown
 from holdfast.client.calls import Call, to_error
 from holdfast.events import Reply
 
-from .raw import RawClient, raw_client
+from .raw import RawClient, connected
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class RawLine:
         """Stay connected, until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT) as limit, raw_client(self._url, _Matching) as client:
+                async with asyncio.timeout(CONNECT_TIMEOUT) as limit, connected(self._url, _Matching) as client:
                     limit.reschedule(None)
                     self._client = client
                     self._up.set()

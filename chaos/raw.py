@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import aio_pika
@@ -55,9 +55,14 @@ class RawClient:
 Kind = TypeVar("Kind", bound=RawClient)
 
 
-@asynccontextmanager
-async def raw_client(amqp_url: str, kind: type[Kind] = RawClient) -> AsyncIterator[Kind]:  # type: ignore[assignment]
+def raw_client(amqp_url: str) -> AbstractAsyncContextManager[RawClient]:
     """A raw client on a broker where a worker has been."""
+    return connected(amqp_url, RawClient)
+
+
+@asynccontextmanager
+async def connected(amqp_url: str, kind: type[Kind]) -> AsyncIterator[Kind]:
+    """A raw client of one's own kind."""
     connection = await aio_pika.connect(amqp_url)
     async with connection:
         channel = await connection.channel(on_return_raises=True)

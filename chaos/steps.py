@@ -7,6 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+#: A worker dies when it is about to append an event of a key that begins like this.
+POISON = "poison/"
+
 #: Names the file in which a worker looks for its order.
 ORDER_VARIABLE = "CHAOS_ORDER_FILE"
 
@@ -50,14 +53,18 @@ def give_order(path: Path, step: Step, passage: int = 1) -> None:
     """Have the worker that looks here die at the ``passage``-th time that it comes by ``step`` from now on."""
     if passage < 1:
         raise ValueError("passages are counted from 1")
-    written = path.with_name(f".{path.name}.new")
-    written.write_text(json.dumps({"step": step, "passage": passage}))
-    written.replace(path)
+    _write(path, {"step": step, "passage": passage})
 
 
 def withdraw_order(path: Path) -> None:
-    """Let the worker live, if it has not seen its order yet."""
-    path.unlink(missing_ok=True)
+    """Let the worker live, whether it has seen its order or not."""
+    _write(path, {"step": None, "passage": 0})
+
+
+def _write(path: Path, order: dict[str, object]) -> None:
+    written = path.with_name(f".{path.name}.new")
+    written.write_text(json.dumps(order))
+    written.replace(path)
 
 
 class Trap:
@@ -73,7 +80,8 @@ class Trap:
         if os.path.exists(self._path):  # noqa: PTH110 - at every step of a busy loop
             order = self._take()
             if order is not None:
-                self._step, self._left = Step(order["step"]), order["passage"]
+                self._step = Step(order["step"]) if order["step"] else None
+                self._left = order["passage"]
         if step is not self._step:
             return False
         self._left -= 1

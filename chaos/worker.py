@@ -7,24 +7,29 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pymongo.synchronous.pool import Connection
 
 from holdfast.cli import main
-from holdfast.stores import MongoStore
+from holdfast.events import Record
+from holdfast.stores import Appended, MongoStore
 from holdfast.worker.broker import AmqpBroker
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.intake import Intake
 
 from .sabotage import SABOTAGE_VARIABLE, sabotage
-from .steps import ORDER_VARIABLE, Step, Trap
+from .steps import ORDER_VARIABLE, POISON, Step, Trap
 
 #: What an insert into a log of events looks like on the wire.
 _INSERT = b"\x02insert\x00"
 _LOG = b".events\x00"
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def set_trap(trap: Trap) -> None:
@@ -32,7 +37,7 @@ def set_trap(trap: Trap) -> None:
 
     def by(step: Step | None) -> None:
         if step is not None and trap.comes_by(step):
-            os.kill(os.getpid(), signal.SIGKILL)
+            _die()
 
     def around(owner: type, name: str, *, before: Step | None = None, after: Step | None = None) -> None:
         original: Callable[..., Awaitable[Any]] = getattr(owner, name)
@@ -52,11 +57,16 @@ def set_trap(trap: Trap) -> None:
     around(AmqpBroker, "bury", after=Step.BURIED)
     around(AmqpBroker, "acknowledge", before=Step.ACKNOWLEDGING, after=Step.ACKNOWLEDGED)
 
-    take, send = Intake.take, Connection.send_message
+    take, append, send = Intake.take, MongoStore.append, Connection.send_message
 
     def take_and_die(self: Intake, delivery: Delivery, partition: int) -> None:
         by(Step.RECEIVED)
         take(self, delivery, partition)
+
+    async def append_and_die(self: MongoStore, records: Sequence[Record]) -> Appended:
+        if any(record.key.startswith(POISON) for record in records):
+            _die()
+        return await append(self, records)
 
     def send_and_die(self: Connection, message: bytes, max_doc_size: int) -> None:
         send(self, message, max_doc_size)
@@ -64,6 +74,7 @@ def set_trap(trap: Trap) -> None:
             by(Step.APPENDING)
 
     Intake.take = take_and_die  # type: ignore[method-assign]
+    MongoStore.append = append_and_die  # type: ignore[method-assign]
     Connection.send_message = send_and_die  # type: ignore[method-assign]
 
 

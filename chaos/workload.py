@@ -1,6 +1,7 @@
 """Callers: they do what their plans say, through the public client, and record all of it."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class Tally:
     kinds: Counter[str] = field(default_factory=Counter)
     #: What should not have happened, in words.
     findings: list[str] = field(default_factory=list)
+    #: By partition, when its last write was acknowledged, in nanoseconds of CLOCK_MONOTONIC.
+    acknowledged: dict[int, int] = field(default_factory=dict)
 
     def finding(self, what: str) -> None:
         """Note something that should not have happened. Enough of them are enough."""
@@ -182,6 +185,8 @@ class Caller:
             )
             outcome = Outcome.OK
             self._see(command.key, told.etag)
+            if command.op != "read":
+                self._tally.acknowledged[self._partition(command.key)] = time.monotonic_ns()
         self._tally.outcomes[outcome] += 1
         self._tally.kinds[f"{intent.kind} {outcome}"] += 1
         return outcome

@@ -2,6 +2,9 @@
 
 from abc import ABC, abstractmethod
 
+#: Command ids that begin like this belong in the dead letter queue. Whatever else is there is a finding.
+CONDEMNED = "condemned-"
+
 
 class Fault(ABC):
     """Something that happens to a running service, and is over afterwards."""
