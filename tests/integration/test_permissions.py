@@ -168,14 +168,19 @@ def attempts(of_another: str) -> list[tuple[str, int, Attempt]]:
         ("bind the exchange", REFUSED, lambda it: it.exchange_bind("holdfast.commands", "amq.direct", "0")),
     ]
     for queue in QUEUES:
-        made += [
-            (f"consume {queue}", REFUSED, lambda it, queue=queue: it.basic_consume(queue, print)),
-            (f"get {queue}", REFUSED, lambda it, queue=queue: it.basic_get(queue)),
-            (f"purge {queue}", REFUSED, lambda it, queue=queue: it.queue_purge(queue)),
-            (f"delete {queue}", REFUSED, lambda it, queue=queue: it.queue_delete(queue)),
-            (f"unbind {queue}", REFUSED, lambda it, queue=queue: it.queue_unbind(queue, "holdfast.commands", "0")),
-        ]
+        made += touching(queue)
     return made
+
+
+def touching(queue: str) -> list[tuple[str, int, Attempt]]:
+    """What a client must not be able to do with a queue of ours."""
+    return [
+        (f"consume {queue}", REFUSED, lambda it: it.basic_consume(queue, print)),
+        (f"get {queue}", REFUSED, lambda it: it.basic_get(queue)),
+        (f"purge {queue}", REFUSED, lambda it: it.queue_purge(queue)),
+        (f"delete {queue}", REFUSED, lambda it: it.queue_delete(queue)),
+        (f"unbind {queue}", REFUSED, lambda it: it.queue_unbind(queue, "holdfast.commands", "0")),
+    ]
 
 
 def own(channel: Any, **arguments: Any) -> str:
