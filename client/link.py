@@ -33,7 +33,7 @@ GOODBYE_TIMEOUT = 5.0
 HEARTBEAT = 10
 
 
-class _Line(TransportFactory):
+class Line(TransportFactory):
     """Makes a connection's TCP stream and keeps hold of it, to be able to cut it.
 
     While it has an alarm, the broker reads nothing from those who publish. A connection that has something left to
@@ -113,7 +113,7 @@ class Link:
         self._on_replies = on_replies
         self._connect_timeout = connect_timeout
         self._connection: AbstractConnection | None = None
-        self._line = _Line()
+        self._line = Line()
         self._channels: tuple[AbstractChannel, ...] = ()
         self._exchange: AbstractExchange | None = None
         self._reply_to = ""
@@ -194,7 +194,7 @@ class Link:
         properties: Any = {"connection_name": f"holdfast client {self._name}"}
         async with asyncio.timeout(self._connect_timeout):
             connection = aio_pika.Connection(self._url, client_properties=properties)
-            line = _Line()
+            line = Line()
             connection.kwargs["transport_factory"] = line
             self._connection, self._line = connection, line
             await connection.connect()
