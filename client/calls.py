@@ -41,7 +41,8 @@ class Call:
     reply: asyncio.Future[Reply]
     #: How often it was handed to the connection.
     attempts: int = 0
-    #: When it was last sent, on the loop's clock.
+    #: When it was first and when it was last sent, on the loop's clock.
+    first_sent_at: float = 0.0
     sent_at: float = 0.0
     #: It waits in a lane, and must not be put into another message too.
     queued: bool = False
@@ -97,6 +98,8 @@ def to_error(reply: Reply, call: Call) -> HoldfastError:
                 version=reply.version or 0,
                 winner=info.winner,
                 current=info.current,
+                # Of a key that is absent there is nothing more to tell.
+                current_known="current" in info.model_fields_set or reply.exists is False,
                 code=code,
             )
         case "invalid" if code == "id_reused":
@@ -111,6 +114,9 @@ def to_error(reply: Reply, call: Call) -> HoldfastError:
             return DeniedError(message)
         case "expired":
             return ExpiredError(message)
+        case "unavailable" if call.mutates and call.attempts > 1:
+            # It speaks of one attempt. Another one may have been applied, or may yet be.
+            return OutcomeUnknown(f"{message}; another attempt may have been applied", id=call.id)
         case "unavailable":
             return Unavailable(message)
         case "unknown":

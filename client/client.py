@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -24,12 +24,13 @@ from ..events import (
     check_value,
     encode,
 )
-from ..events.limits import MAX_MESSAGE_BYTES
+from ..events.limits import MAX_MESSAGE_BYTES, MAX_PAGE
 from ..events.topology import DEFAULT_STORE
 from .calls import Call, Wire, to_error
 from .dispatcher import Dispatcher
 from .entry import Entry, Save, Service, to_datetime
 from .link import CONNECT_TIMEOUT, Link
+from .places import Places
 from .state import PersistentState
 from .turns import Turns
 
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT = 15.0
 #: Calls without an answer at one time; more of them wait for a place.
 DEFAULT_MAX_IN_FLIGHT = 8192
+#: Bytes of their commands, about; more of them wait likewise.
+MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 #: How much of the way the estimate of service time goes back when an answer shows an earlier one.
 CLOCK_CAUTION = 0.05
 #: Seconds between two questions for the topology: while it is being changed, workers may not agree on it.
@@ -60,7 +63,8 @@ def connect(
     :param url: AMQP URL of the broker, with user, password and virtual host.
     :param timeout: seconds that each call waits for its answer by default.
     :param store: the store that calls use by default.
-    :param max_in_flight: calls without an answer at one time; more of them wait for a place, up to their timeout.
+    :param max_in_flight: calls without an answer at one time; more of them wait for a place, in order, up to their
+        timeout, and then fail with :class:`Unavailable`. So do calls beyond 64 MiB of commands.
     :param name: shown by the broker's management tools.
     :raises InvalidError: if the URL cannot be used.
     """
@@ -76,6 +80,9 @@ class Client:
     * :class:`ConflictError`, the key was not in the state that was demanded, and nothing changed;
     * :class:`Unavailable` (or its :class:`ExpiredError`), the command was certainly not applied;
     * :class:`OutcomeUnknown`, it may have been applied. Call again with the same ``id`` to know.
+
+    Where a call gives the ``id`` of an earlier one, ``Unavailable`` speaks of this call alone: what became of the
+    earlier one it does not tell.
 
     Calls on one key that are started in order, without waiting for each other, are applied in that order.
     """
@@ -96,7 +103,8 @@ class Client:
             raise ValueError("max_in_flight is at least 1")
         self._timeout = timeout
         self._store = store
-        self._places = asyncio.Semaphore(max_in_flight)
+        self._max_in_flight = max_in_flight
+        self._places = Places(max_in_flight, MAX_IN_FLIGHT_BYTES)
         #: Of the handles' updates.
         self.turns = Turns()
         self._link = Link(
@@ -297,7 +305,7 @@ class Client:
     ) -> Sequence[HistoryEntry]:
         """Events of the key, oldest first, at most ``limit`` (up to 1,000) of versions after ``after_version``.
 
-        For the next page give the last one's version.
+        For the next page give the last one's version; :meth:`iter_history` goes through all of them.
         """
         ends = time.monotonic() + (self._timeout if timeout is None else timeout)
         events: list[HistoryEntry] = []
@@ -311,6 +319,25 @@ class Client:
             if reply.next is None or len(events) >= limit:
                 return events
             after_version = reply.next
+
+    async def iter_history(
+        self, key: str, *, after_version: int = 0, store: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[HistoryEntry]:
+        """All events of the key, oldest first, however many: read a page at a time, as the loop over them goes on.
+
+        What is appended meanwhile is on the last page, if it is there by then. Breaking off leaves nothing behind.
+
+        :param after_version: only events of later versions.
+        :param timeout: seconds for each page.
+        """
+        following: int | None = after_version
+        while following is not None:
+            command: Wire = {"op": "history", "key": key, "after_version": following, "limit": MAX_PAGE}
+            name = self._complete(command, store)
+            page = await self._call(command, name, key, timeout, None, mutates=False)
+            for event in page.events or ():
+                yield event
+            following = page.next
 
     async def describe(self, *, timeout: float | None = None) -> Service:
         """What the service says of itself: partitions, stores, limits, its time."""
@@ -372,10 +399,9 @@ class Client:
             raise ClosedError("this client is not open: use it in `async with`")
         seconds = self._timeout if timeout is None else timeout
         places = self._places
-        if places.locked():
+        if not places.take_at_once():
             seconds = await self._wait_for_place(seconds)
-        else:
-            await places.acquire()
+        size: int | None = None
         try:
             command["v"] = 1
             command["id"] = command_id = check_id(command_id) if command_id else str(uuid_utils.uuid7())
@@ -386,6 +412,8 @@ class Client:
             body = encode(command)
             if len(body) > MAX_MESSAGE_BYTES - 2:
                 raise TooLargeError(f"a command is limited to {MAX_MESSAGE_BYTES - 2} bytes, not {len(body)}")
+            size = len(body)
+            places.hold(size)
             reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             call = Call(command_id, store, key, body, mutates, reply)
             dispatcher.submit(call, seconds)
@@ -395,7 +423,7 @@ class Client:
                 if not reply.done() or reply.cancelled():
                     dispatcher.forget(call)
         finally:
-            places.release()
+            places.free(size)
         if answer.status != "ok":
             raise to_error(answer, call)
         return answer
@@ -405,9 +433,12 @@ class Client:
         before = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
-                await self._places.acquire()
+                await self._places.take()
         except TimeoutError:
-            raise Unavailable(f"too many calls in flight for {seconds:g} s: not sent") from None
+            raise Unavailable(
+                f"too many calls in flight for {seconds:g} s, this one was not sent: {self._max_in_flight} of them "
+                f"(max_in_flight) or {MAX_IN_FLIGHT_BYTES >> 20} MiB had no answer. Make fewer at a time"
+            ) from None
         return max(0.001, seconds - (time.monotonic() - before))
 
     def _on_up(self) -> None:

@@ -19,8 +19,9 @@ from .calls import Call
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a call without an answer is sent again, in case the answer was lost. Twice as many after each
-#: time, so that a service which is behind is not kept there by repeats.
+#: Seconds after which a call without an answer is sent again, in case the answer was lost; at least. Twice as many
+#: after each time, and more where answers take long at the moment, so that a service which is behind is not kept there
+#: by repeats.
 RESEND_AFTER = 4.0
 #: Commands in one message at most.
 MAX_COMMANDS = 1000
@@ -68,6 +69,9 @@ class Dispatcher:
         self._lanes = [_Lane(0)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        #: Seconds that the slowest answer took, of those that came since it was last looked at.
+        self._slowest = 0.0
+        self._patience = RESEND_AFTER
         self._resender = self._loop.call_later(RESEND_AFTER / 2, self._resend)
 
     @property
@@ -110,6 +114,7 @@ class Dispatcher:
 
     def on_replies(self, replies: Iterable[Reply]) -> None:
         """Hand replies to their calls. Those of calls that have ended are passed over."""
+        now = self._loop.time()
         for reply in replies:
             if reply.id is None:
                 log.warning("a worker could not read a message of ours: %s", reply.error)
@@ -117,6 +122,7 @@ class Dispatcher:
             call = self._calls.get(reply.id)
             if call is None:
                 continue
+            self._slowest = max(self._slowest, now - call.first_sent_at)
             self.forget(call)
             if not call.reply.done():
                 call.reply.set_result(reply)
@@ -191,6 +197,8 @@ class Dispatcher:
             if call.reply.done():
                 continue
             size += len(call.body) + 1
+            if call.attempts == 0:
+                call.first_sent_at = now
             call.attempts += 1
             call.sent_at = now
             calls.append(call)
@@ -235,7 +243,11 @@ class Dispatcher:
     def _resend(self) -> None:
         """Send again what has waited long for its answer. Being a repeat, it is harmless if none was lost."""
         now = self._loop.time()
+        if self._slowest or not self._calls:
+            # With no answer at all there is no sign that it has become quicker.
+            self._patience = max(RESEND_AFTER, 2 * self._slowest, self._patience / 2)
+            self._slowest = 0.0
         for call in self._calls.values():
-            if call.attempts and now - call.sent_at > RESEND_AFTER * 2 ** (call.attempts - 1):
+            if call.attempts and now - call.sent_at > self._patience * 2 ** (call.attempts - 1):
                 self._enqueue(call)
         self._resender = self._loop.call_later(RESEND_AFTER / 2, self._resend)

@@ -291,13 +291,10 @@ class PersistentState(Generic[T]):
             self._set(self._load(self._stored))
 
     async def _update(self, change: Change[T], attempts: int, turn: Turn) -> None:
-        etag, stored = self._etag, self._stored
+        etag, stored, known = self._etag, self._stored, self._loaded
         newest = turn.newest
         if newest is not None and newest.version > self._version:
-            etag, stored = newest.etag, newest.value
-        elif not self._loaded:
-            entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
-            etag, stored = (None, None) if entry is None else (entry.etag, entry.value)
+            etag, stored, known = newest.etag, newest.value, True
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(ConflictError),
             stop=stop_after_attempt(attempts),
@@ -306,16 +303,24 @@ class PersistentState(Generic[T]):
         )
         async for attempt in retrying:
             with attempt:
+                if not known:
+                    etag, stored = await self._look()
                 # What a change works on is a copy, which becomes the handle's value when it is stored and not before.
                 current = stored if etag is not None else self._dump(self._fresh())
                 snapshot = self._dump(await self._changed(change, current))
                 try:
                     await self._send(_Pending(_new_id(), "save", etag, snapshot, adopt=True), return_current=True)
                 except ConflictError as conflict:
-                    # The conflict brought the state that won, so that the next attempt needs no read.
-                    etag, stored = conflict.actual, conflict.current
+                    # It brought the state that won, so that the next attempt needs no read; unless that was kept
+                    # from us, which is another thing than a value of null.
+                    etag, stored, known = conflict.actual, conflict.current, conflict.current_known
                     raise
         turn.newest = Known(self._version, self._etag, self._stored)
+
+    async def _look(self) -> tuple[str | None, Any]:
+        """Etag and value as they are stored now; None for both if the key is absent."""
+        entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
+        return (None, None) if entry is None else (entry.etag, entry.value)
 
     async def _changed(self, change: Change[T], current: Any) -> T:
         value = self._load(current)

@@ -37,6 +37,8 @@ class ConflictError(HoldfastError):
     :ivar version: the version of the key's newest event, 0 if it never had one.
     :ivar winner: the id of the command that made the current state, if known.
     :ivar current: the current value, if the command asked for it and the key is there.
+    :ivar current_known: whether ``current`` tells the state that was found: without it None is no value, but means
+        that it was not asked for, or that the user may not read it.
     :ivar code: ``etag_mismatch``, ``exists`` or ``absent``; ``hidden`` if this user may not read the key, and so is
         told none of the above.
     """
@@ -50,6 +52,7 @@ class ConflictError(HoldfastError):
         version: int = 0,
         winner: str | None = None,
         current: Any = None,
+        current_known: bool = False,
         code: str = "etag_mismatch",
     ) -> None:
         self.key = key
@@ -58,6 +61,7 @@ class ConflictError(HoldfastError):
         self.version = version
         self.winner = winner
         self.current = current
+        self.current_known = current_known
         self.code = code
         wanted = "absent" if expected is None else f"at etag {expected!r}"
         found = "absent" if actual is None else f"at etag {actual!r}"

@@ -11,7 +11,9 @@ from support.loops import leaping, settle
 
 import holdfast
 from holdfast import Client, Save
+from holdfast.client import client as client_module
 from holdfast.client.calls import Call, to_error
+from holdfast.client.places import AHEAD
 from holdfast.events import (
     ClosedError,
     ConflictError,
@@ -33,10 +35,23 @@ from holdfast.events.limits import MAX_MESSAGE_BYTES
 # From replies to errors.
 
 
-def error_of(status: str, code: str | None = None, message: str = "no", **details: Any) -> HoldfastError:
+def a_call(*, mutates: bool = True, attempts: int = 1) -> Call:
     loop = asyncio.new_event_loop()
-    call = Call("c1", "default", "user/42", b"{}", True, loop.create_future())
+    call = Call("c1", "default", "user/42", b"{}", mutates, loop.create_future(), attempts=attempts)
     loop.close()
+    return call
+
+
+def error_of(
+    status: str,
+    code: str | None = None,
+    message: str = "no",
+    *,
+    mutates: bool = True,
+    attempts: int = 1,
+    **details: Any,
+) -> HoldfastError:
+    call = a_call(mutates=mutates, attempts=attempts)
     version = details.pop("version", None)
     info = ErrorInfo(code=code, message=message, **details) if code else None
     return to_error(Reply(id="c1", status=status, error=info, version=version), call)
@@ -77,6 +92,43 @@ def test_a_conflict_tells_what_was_found() -> None:
     assert isinstance(error, ConflictError)
     assert (error.key, error.expected, error.actual, error.version) == ("user/42", "1-a", "2-b", 2)
     assert (error.winner, error.current, error.code) == ("c0", {"n": 2}, "etag_mismatch")
+
+
+@pytest.mark.parametrize(
+    ("mutates", "attempts", "kind"),
+    [(True, 1, Unavailable), (True, 2, OutcomeUnknown), (False, 1, Unavailable), (False, 2, Unavailable)],
+)
+def test_unavailable_speaks_of_one_attempt(mutates: bool, attempts: int, kind: type[HoldfastError]) -> None:
+    """A worker's ``unavailable`` to a write that was sent twice leaves open what became of the other attempt."""
+    found = error_of("unavailable", "store_away", mutates=mutates, attempts=attempts)
+    assert type(found) is kind
+    assert getattr(found, "id", "c1") == "c1"
+
+
+def test_expired_speaks_of_all_attempts() -> None:
+    """A worker's ``expired`` is recorded under the id, so that it holds for whatever was sent under it."""
+    assert type(error_of("expired", "deadline", attempts=3)) is ExpiredError
+
+
+@pytest.mark.parametrize(
+    ("exists", "error", "known"),
+    [
+        (True, {"code": "exists", "actual": "1-x", "current": None}, True),
+        (True, {"code": "exists", "actual": "1-x", "current": 7}, True),
+        (True, {"code": "exists", "actual": "1-x"}, False),
+        (False, {"code": "absent", "actual": None}, True),
+        (None, {"code": "hidden", "expected": "1-y"}, False),
+    ],
+    ids=["null", "seven", "not asked for", "absent", "hidden"],
+)
+def test_a_conflict_tells_whether_it_tells_the_value(exists: bool | None, error: dict[str, Any], known: bool) -> None:
+    """A value of null, a key that is absent, and a value that nobody told are three things."""
+    body = orjson.dumps({"id": "c1", "status": "conflict", "exists": exists, "error": error | {"message": "no"}})
+    reply = Reply.model_validate(orjson.loads(body))
+    conflict = to_error(reply, a_call())
+    assert isinstance(conflict, ConflictError)
+    assert conflict.current_known is known
+    assert conflict.current == error.get("current")
 
 
 def test_the_field_stands_in_the_message_once() -> None:
@@ -244,6 +296,42 @@ async def test_a_call_that_finds_no_place_in_time_was_not_sent() -> None:
         stuck.cancel()
         await asyncio.gather(stuck, return_exceptions=True)
         assert (await client.save("k", 3)).version == 1
+
+
+@leaping
+async def test_calls_beyond_the_bound_get_their_places_in_order() -> None:
+    """Saves of one key of which only some have a place at a time are applied in the order in which they were made."""
+    service = Loopback()
+    async with service.connect(max_in_flight=3) as client:
+        entries = await asyncio.gather(*(client.save("k", number) for number in range(50)))
+
+        assert [entry.version for entry in entries] == list(range(1, 51))
+        assert [event.value async for event in client.iter_history("k")] == list(range(50))
+
+
+@leaping
+async def test_bytes_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large commands wait for one another, too, and those that cannot be sent at all give their room back."""
+    monkeypatch.setattr(client_module, "MAX_IN_FLIGHT_BYTES", 100_000)
+    service = Loopback(partitions=1)
+    gate = Gate()
+    service.script(gate)
+    async with service.connect() as client:
+        calls = [asyncio.create_task(client.save(f"key-{number}", "x" * 99_000)) for number in range(300)]
+        await gate.reached.wait()
+        await settle()
+        # The first ones get their places before it is known how large they are.
+        assert len(service.commands) <= AHEAD + 2
+        waiting = asyncio.create_task(client.save("small", 1))
+        with pytest.raises(Unavailable, match="too many calls in flight"):
+            await client.save("small", 2, timeout=1)
+
+        gate.open()
+        await asyncio.gather(*calls)
+        assert (await waiting).version == 1
+        with pytest.raises(TooLargeError):
+            await client.save("k", "x" * MAX_MESSAGE_BYTES)
+        await asyncio.gather(*(client.save(f"key-{number}", "x" * 99_000) for number in range(10)))
 
 
 @leaping
@@ -501,6 +589,28 @@ async def test_history_collects_its_pages() -> None:
         assert [event.version for event in everything] == [1, 2, 3, 4, 5]
         assert [event.version for event in part] == [2, 3, 4]
         assert len([command for command in service.commands if command["op"] == "history"]) > 2
+
+
+@leaping
+async def test_all_of_a_history_is_read_page_by_page_as_it_is_wanted() -> None:
+    """An iterated history asks for a page when the one before is used up, and for no more once it is broken off."""
+    service = Loopback()
+    async with service.connect() as client:
+        for number in range(10):
+            await client.save("k", "x" * 300_000 + str(number))
+        service.messages.clear()
+
+        events = client.iter_history("k", after_version=1)
+        assert service.commands == []
+        assert [(await anext(events)).version for _ in range(3)] == [2, 3, 4]
+        assert [command["after_version"] for command in service.commands] == [1]
+        assert (await anext(events)).version == 5
+        assert [command["after_version"] for command in service.commands] == [1, 4]
+        await events.aclose()
+        assert len(service.commands) == 2
+
+        assert [event.version async for event in client.iter_history("k")] == list(range(1, 11))
+        assert [event async for event in client.iter_history("nothing")] == []
 
 
 @leaping

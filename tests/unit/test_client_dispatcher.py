@@ -389,6 +389,42 @@ async def test_a_call_without_an_answer_is_sent_again_less_and_less_often() -> N
 
 
 @leaping
+async def test_while_answers_take_long_calls_are_repeated_later() -> None:
+    """A service that answers after twelve seconds is behind: its callers ask again later, until it is quick again."""
+    async with bench() as it:
+        first = it.call(timeout=60)
+        await settle()
+        await it.confirm(0)
+        await asyncio.sleep(3 * RESEND_AFTER)
+        repeats = len(it.sent)
+        for number in range(1, repeats):
+            await it.confirm(number)
+        it.answer(first)
+        await asyncio.sleep(RESEND_AFTER / 2)
+
+        late = it.call(timeout=60)
+        await settle()
+        await it.confirm(repeats)
+        await asyncio.sleep(3 * RESEND_AFTER)
+        it.answer(late)
+        assert len(it.sent) == repeats + 1
+
+        # What takes no time is not remembered for ever.
+        for _ in range(20):
+            quick = it.call(timeout=60)
+            await settle()
+            await it.confirm(len(it.sent) - 1)
+            it.answer(quick)
+            await asyncio.sleep(RESEND_AFTER)
+        before = len(it.sent)
+        lost = it.call(timeout=60)
+        await settle()
+        await it.confirm(before)
+        await asyncio.sleep(2 * RESEND_AFTER)
+        assert it.sent[before:] == [[lost.id], [lost.id]]
+
+
+@leaping
 async def test_a_refused_repeat_of_a_confirmed_message_goes_on_waiting() -> None:
     """If the queue is full when a call is repeated, the message that it took before will still be answered."""
     async with bench() as it:

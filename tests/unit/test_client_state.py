@@ -19,6 +19,8 @@ from holdfast.events import (
     AbsentError,
     ClosedError,
     ConflictError,
+    DeniedError,
+    ErrorInfo,
     Event,
     InvalidError,
     NotReadError,
@@ -636,6 +638,77 @@ async def test_update_meets_conflicts_with_the_state_that_won() -> None:
         assert ops(service) == ["save", "save"]
         assert len({command["id"] for command in service.commands}) == 2
         assert await stored(client) == ["theirs", "ours"]
+
+
+@leaping
+async def test_update_takes_a_stored_null_for_what_it_is() -> None:
+    """A conflict that brings null means that null is stored; nothing has to be read, and no default comes in."""
+    service = Loopback()
+    async with service.connect() as client:
+        state = client.state("k", int | None, default=lambda: 7)
+        await state.read()
+        await client.save("k", None)
+        service.messages.clear()
+        seen: list[int | None] = []
+
+        def change(value: int | None) -> int:
+            seen.append(value)
+            return 1
+
+        await state.update(change)
+
+        assert seen == [7, None]
+        assert ops(service) == ["save", "save"]
+
+
+async def untold(message: Message) -> None:
+    """The usual, but for conflicts that do not bring the value that they met."""
+    message.confirmed()
+    replies = []
+    for reply in await message.apply():
+        if reply.error is not None:
+            told = reply.error.model_dump(exclude_unset=True, exclude={"current"})
+            reply = reply.model_copy(update={"error": ErrorInfo(**told)})
+        replies.append(reply)
+    message.link.on_replies(replies)
+
+
+async def hidden(message: Message) -> None:
+    """As a worker answers somebody who may write and not read."""
+    message.confirmed()
+    told = ErrorInfo(code="hidden", message="no", expected=None)
+    denied = ErrorInfo(code="denied", message="this user may not read it")
+    message.link.on_replies(
+        [
+            Reply(id=command["id"], status="denied", error=denied)
+            if command["op"] == "read"
+            else Reply(id=command["id"], status="conflict", error=told)
+            for command in message.commands
+        ]
+    )
+
+
+@leaping
+async def test_update_reads_what_a_conflict_did_not_tell() -> None:
+    """A conflict that does not tell the value is no conflict with null: it is read before the change runs again."""
+    async with cart_on() as (service, client, state):
+        await client.save("cart", {"items": ["theirs"]})
+        service.messages.clear()
+        service.script(untold)
+
+        await state.update(lambda cart: cart.items.append("ours"))
+
+        assert ops(service) == ["save", "read", "save"]
+        assert await stored(client) == ["theirs", "ours"]
+
+
+@leaping
+async def test_update_of_a_key_that_may_not_be_read_is_denied() -> None:
+    """Where a user may write and not read, an update ends with DeniedError instead of beginning with the default."""
+    async with cart_on(absent=True) as (service, _, state):
+        with service.usually(hidden), pytest.raises(DeniedError):
+            await state.update(lambda cart: cart.items.append("ours"))
+        assert ops(service) == ["save", "read"]
 
 
 @leaping
