@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -322,7 +322,7 @@ class Client:
 
     async def iter_history(
         self, key: str, *, after_version: int = 0, store: str | None = None, timeout: float | None = None
-    ) -> AsyncIterator[HistoryEntry]:
+    ) -> AsyncGenerator[HistoryEntry, None]:
         """All events of the key, oldest first, however many: read a page at a time, as the loop over them goes on.
 
         What is appended meanwhile is on the last page, if it is there by then. Breaking off leaves nothing behind.

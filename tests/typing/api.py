@@ -77,6 +77,8 @@ async def by_key() -> None:
         await client.save_many([Save("a", 1), Save("b", 2, etag="1-x"), Save("c", 3, first_write=True)])
 
         events = await client.history("user/42", after_version=3, limit=10)
+        async for event in client.iter_history("user/42", after_version=3):
+            assert_type(event, HistoryEntry)
         assert_type(events, Sequence[HistoryEntry])
         for event in events:
             assert_type(event.version, int)

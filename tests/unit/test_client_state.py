@@ -645,7 +645,8 @@ async def test_update_takes_a_stored_null_for_what_it_is() -> None:
     """A conflict that brings null means that null is stored; nothing has to be read, and no default comes in."""
     service = Loopback()
     async with service.connect() as client:
-        state = client.state("k", int | None, default=lambda: 7)
+        nullable: Any = int | None
+        state = client.state("k", nullable, default=lambda: 7)
         await state.read()
         await client.save("k", None)
         service.messages.clear()
