@@ -4,8 +4,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlencode
 
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
@@ -22,11 +24,20 @@ _ELECTION_TIMEOUT_MS = 2000
 _POLL_SECONDS = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class MongoTls:
+    """Files for encrypted connections. `server` and `client` have certificate and key each, in PEM."""
+
+    ca: Path
+    server: Path
+    client: Path
+
+
 class MongoServer(Server):
     """One mongod, alone or as a member of the replica set `replica_set`.
 
-    `cache_gb` is WiredTiger's cache, 0.25 at least; `parameters` are server parameters (`--setParameter`).
-    Without `mongod` the program is looked for (`find_mongod`) at the first start.
+    `cache_gb` is WiredTiger's cache, 0.25 at least; `parameters` are server parameters (`--setParameter`). With `tls`
+    it takes only encrypted connections, and only of those who have a certificate of its CA. Without `mongod` the program is looked for (`find_mongod`) at the first start.
     """
 
     kind = "MongoDB"
@@ -41,6 +52,7 @@ class MongoServer(Server):
         cache_gb: float = 1.0,
         oplog_mib: int = 512,
         parameters: Mapping[str, object] | None = None,
+        tls: MongoTls | None = None,
         progress: Progress = log_progress,
     ) -> None:
         super().__init__(directory, detach=detach)
@@ -49,6 +61,7 @@ class MongoServer(Server):
         self._cache_gb = cache_gb
         self._oplog_mib = oplog_mib
         self._parameters = dict(parameters or {})
+        self._tls = tls
         self._progress = progress
 
     @property
@@ -70,7 +83,7 @@ class MongoServer(Server):
 
     def url(self, database: str = "") -> str:
         """The address of this one server, whatever set it belongs to."""
-        return f"mongodb://{self.address}/{database}?directConnection=true"
+        return f"mongodb://{self.address}/{database}?directConnection=true{_tls_options(self._tls)}"
 
     @contextmanager
     def client(self, timeout: float = 10.0) -> Iterator[MongoClient[dict[str, Any]]]:
@@ -102,6 +115,9 @@ class MongoServer(Server):
         command += ["--logpath", str(self.log_path), "--logappend", "--quiet"]
         if self._replica_set is not None:
             command += ["--replSet", self._replica_set, "--oplogSize", str(self._oplog_mib)]
+        if self._tls is not None:
+            command += ["--tlsMode", "requireTLS", "--tlsCAFile", str(self._tls.ca)]
+            command += ["--tlsCertificateKeyFile", str(self._tls.server)]
         for name, value in parameters.items():
             command += ["--setParameter", f"{name}={value}"]
         return command, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(self.directory)}
@@ -131,10 +147,12 @@ class MongoReplicaSet:
         cache_gb: float = 1.0,
         oplog_mib: int = 512,
         parameters: Mapping[str, object] | None = None,
+        tls: MongoTls | None = None,
         progress: Progress = log_progress,
     ) -> None:
         self.directory = Path(directory).resolve()
         self.name = name
+        self._tls = tls
         self.members = [
             MongoServer(
                 self.directory / f"member-{number}",
@@ -144,6 +162,7 @@ class MongoReplicaSet:
                 cache_gb=cache_gb,
                 oplog_mib=oplog_mib,
                 parameters=parameters,
+                tls=tls,
                 progress=progress,
             )
             for number in range(members)
@@ -164,7 +183,7 @@ class MongoReplicaSet:
     def url(self, database: str = "") -> str:
         """The address of the set: all members, so that clients follow a failover."""
         hosts = ",".join(member.address for member in self.members)
-        return f"mongodb://{hosts}/{database}?replicaSet={self.name}"
+        return f"mongodb://{hosts}/{database}?replicaSet={self.name}{_tls_options(self._tls)}"
 
     @contextmanager
     def client(self, timeout: float = 10.0) -> Iterator[MongoClient[dict[str, Any]]]:
@@ -291,6 +310,12 @@ class MongoReplicaSet:
                 return False
             raise
         return True
+
+
+def _tls_options(tls: MongoTls | None) -> str:
+    if tls is None:
+        return ""
+    return "&" + urlencode({"tls": "true", "tlsCAFile": str(tls.ca), "tlsCertificateKeyFile": str(tls.client)}, safe="/")
 
 
 def _is_primary(member: MongoServer) -> bool:
