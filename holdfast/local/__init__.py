@@ -4,7 +4,7 @@ Nothing here is needed to run Holdfast in production.
 """
 
 from .errors import LocalStackError, ServerNotFoundError, ServerStartError, ServerStateError
-from .mongodb import MongoReplicaSet, MongoServer
+from .mongodb import MongoReplicaSet, MongoServer, MongoTls
 from .provision import RabbitProgram, find_mongod, find_rabbitmq
 from .rabbit_cluster import RabbitCluster, RabbitNode
 from .rabbitmq import RabbitServer
@@ -19,6 +19,7 @@ __all__ = [
     "LocalStackError",
     "MongoReplicaSet",
     "MongoServer",
+    "MongoTls",
     "RabbitCluster",
     "RabbitNode",
     "RabbitProgram",
