@@ -19,6 +19,7 @@ from yarl import URL
 from ..events import InvalidError, Reply, Unavailable, decode_replies
 from ..events.topology import COMMANDS
 from ..events.urls import mask_url
+from ..reasons import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ class Link:
             raise InvalidError(f"not a usable AMQP URL: {self._masked}", field="url") from None
         if parsed.scheme not in ("amqp", "amqps") or not parsed.host:
             raise InvalidError(f"not an AMQP URL, amqp://user:password@host/: {self._masked}", field="url")
-        self._user = parsed.user or "guest"
+        # Who logs in by a certificate may have no name in the URL. Then nobody here knows what the broker calls him.
+        self._user = parsed.user or (None if parsed.query.get("auth") == "external" else "guest")
         self._url = parsed.update_query({"heartbeat": str(HEARTBEAT), **parsed.query})
         self._name = name
         self._on_up = on_up
@@ -138,7 +140,8 @@ class Link:
         except Exception as fault:  # noqa: BLE001 - whatever the driver says, it is not connected
             await self._disconnect()
             log.debug("connecting to %s: %r", self._masked, fault)
-            raise Unavailable(f"cannot connect to {self._masked}: {type(fault).__name__}") from None
+            reason = reason_of(fault) or type(fault).__name__
+            raise Unavailable(f"cannot connect to {self._masked}: {reason}") from None
         except BaseException:
             await self._disconnect()
             raise
@@ -273,7 +276,7 @@ class Link:
                     raise
                 log.info("no link to %s yet: the driver gave up", self._masked)
             except Exception as fault:  # noqa: BLE001 - the driver's choice is wide, and nobody else would try again
-                log.info("no link to %s yet: %s", self._masked, type(fault).__name__)
+                log.info("no link to %s yet: %s", self._masked, reason_of(fault) or type(fault).__name__)
             else:
                 return attempts
             await self._disconnect()

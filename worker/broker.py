@@ -22,6 +22,7 @@ from yarl import URL
 from ..events import HoldfastError, partition_queue
 from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, HOP_HEADER, INGRESS
 from ..events.urls import mask_url
+from ..reasons import reason_of
 from .burial import burial_headers
 from .delivery import Delivery
 from .options import WorkerOptions
@@ -63,7 +64,7 @@ def translated(doing: str, *, passing: type[Exception] | tuple[()] = ()) -> Iter
             raise
         raise BrokerLostError(f"{doing}: the driver gave up") from None
     except Exception as fault:
-        raise BrokerLostError(f"{doing}: {fault!r}") from fault
+        raise BrokerLostError(f"{doing}: {reason_of(fault) or repr(fault)}") from fault
 
 
 class _Line(TransportFactory):
