@@ -23,6 +23,7 @@ from pymongo.errors import (
 )
 
 from ..events import ClosedError, StoreConfigError, StoreError, StoreUnavailable, mask_url
+from ..reasons import reason_of
 
 APP_NAME: Final = "holdfast"
 DEFAULT_DATABASE: Final = "holdfast"
@@ -82,6 +83,9 @@ class Driver:
                 f"not a usable MongoDB URL: {self.place} ({type(error).__name__}); see that special characters in "
                 "user and password are percent-encoded, and that the options' names and values are right"
             ) from None
+        except OSError as error:
+            reason = reason_of(error) or type(error).__name__
+            raise StoreConfigError(f"MongoDB at {self.place} cannot be connected to: {reason}") from None
         self.max_time_ms = millis
 
     async def command(self, command: dict[str, Any], *, tolerate: Sequence[int] = ()) -> dict[str, Any]:
