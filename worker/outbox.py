@@ -91,7 +91,7 @@ class Outbox:
         #: Replies that are being written; more than one only when that took longer than the patience lasted.
         self._late: set[asyncio.Task[None]] = set()
         self._late_bytes = 0
-        #: Answers that wait to be sent, but for late ones.
+        #: Answers and dead letters that wait to be sent, but for late answers.
         self.unsent = Budget(MAX_UNSENT_BYTES)
         #: Messages that are not acknowledged yet.
         self.in_hand = Budget(MAX_IN_HAND_BYTES)
@@ -128,6 +128,7 @@ class Outbox:
     def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
         """Put a body into the dead letter queue. Call it before the ``answer`` for the same command."""
         self._load.dead.append((delivery, body, reason, detail))
+        self.unsent.take(len(body))
         self._wake.set()
 
     def bury_whole(self, delivery: Delivery, *, reason: str, detail: str) -> None:
@@ -171,6 +172,7 @@ class Outbox:
                     for delivery, body, reason, detail in burials
                 )
             )
+            self.unsent.give(sum(len(body) for _, body, _, _ in burials))
         for tag, multiple in self._acknowledger.finish(load.done):
             await self._broker.acknowledge(tag, multiple=multiple)
         self.in_hand.give(load.held)

@@ -5,6 +5,7 @@ Whatever was in hand when it breaks is delivered again and recognised, so there 
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -23,6 +24,10 @@ from .options import WorkerOptions
 from .outbox import Outbox, Wire
 
 log = logging.getLogger(__name__)
+
+#: Seconds of reading messages after which others get a turn of the event loop: heartbeats, and what leaves. One message
+#: may take a tenth of a second, and hundreds of them may be there at once.
+INTAKE_TURN = 0.02
 
 
 class Session:
@@ -71,6 +76,7 @@ class Session:
         )
         self._wary = wary
         self._draining = False
+        self._arrived: asyncio.Queue[tuple[Delivery, int]] = asyncio.Queue()
         self._ingress: asyncio.Queue[Delivery] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         #: Set with the fault of the first task that fails.
@@ -87,8 +93,9 @@ class Session:
             for lane in self._lanes.values():
                 self._beside(lane.run())
             self._beside(self._outbox.run())
+            self._beside(self._run_intake())
             self._beside(self._run_ingress())
-            await broker.consume(self._take, self._take_from_ingress)
+            await broker.consume(self._arrive, self._arrive_at_ingress)
             on_ready()
             await self._until(stopping.wait())
             log.info("draining: finishing what is in hand")
@@ -135,9 +142,27 @@ class Session:
         if not task.cancelled() and (fault := task.exception()) is not None and not self._broken.done():
             self._broken.set_exception(fault)
 
+    def _arrive(self, delivery: Delivery, partition: int) -> None:
+        if not self._draining:
+            self._arrived.put_nowait((delivery, partition))
+
+    async def _run_intake(self) -> None:
+        """One message after another, as they came, and none while too many answers wait to be sent."""
+        turn = time.monotonic()
+        while True:
+            if self._arrived.empty():
+                delivery, partition = await self._arrived.get()
+                turn = time.monotonic()
+            else:
+                delivery, partition = self._arrived.get_nowait()
+            await self._outbox.unsent.room()
+            if not self._draining:
+                self._take(delivery, partition)
+            if time.monotonic() - turn > INTAKE_TURN:
+                await asyncio.sleep(0)
+                turn = time.monotonic()
+
     def _take(self, delivery: Delivery, partition: int) -> None:
-        if self._draining:
-            return
         if self._wary and delivery.poison:
             # Messages are handled in the order in which they come, and one at a time at this stage. So of all that were
             # in hand when workers died, the first one is it. The others get their chance now.
@@ -148,7 +173,7 @@ class Session:
             return
         self._intake.take(delivery, partition)
 
-    def _take_from_ingress(self, delivery: Delivery) -> None:
+    def _arrive_at_ingress(self, delivery: Delivery) -> None:
         if not self._draining:
             self._ingress.put_nowait(delivery)
 

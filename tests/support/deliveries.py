@@ -75,3 +75,10 @@ class RememberingBroker:
             while self.acknowledged != list(tags):
                 self._news.clear()
                 await self._news.wait()
+
+    async def until_so_many_acknowledged(self, count: int) -> None:
+        """Wait until this many were acknowledged, in any order."""
+        async with asyncio.timeout(10):
+            while len(self.acknowledged) < count:
+                self._news.clear()
+                await self._news.wait()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from support.commands import NOW
 from support.deliveries import RememberingBroker, delivery
+from support.loops import settle
 
 from holdfast.events import Topology
 from holdfast.stores import MemoryStore
-from holdfast.worker import Engine, WorkerOptions
+from holdfast.worker import Engine, WorkerOptions, session
 from holdfast.worker.broker import BrokerLostError
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.session import Session
@@ -26,6 +27,19 @@ class ScriptedBroker(RememberingBroker):
         self.deliver: Callable[[Delivery, int], None]
         self.deliver_to_ingress: Callable[[Delivery], None]
         self.forwarded: list[int] = []
+        #: Nothing leaves while it is closed.
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
+        """Publish a reply, when the gate is open."""
+        await self.gate.wait()
+        await super().reply(body, to=to, correlation_id=correlation_id)
+
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
+        """Publish a dead letter, when the gate is open."""
+        await self.gate.wait()
+        await super().bury(delivery, body, reason=reason, detail=detail)
 
     async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
         """Begin."""
@@ -156,7 +170,7 @@ async def test_a_new_worker_buries_the_first_message_that_came_back_too_often() 
         for number in (2, 3, 4):
             often = {"suspect": True, "apart": True, "poison": True, "redelivered": True}
             it.broker.deliver(save(number, **often, headers={"x-delivery-count": 6}), 0)
-        await it.session._outbox.idle()
+        await it.broker.until_so_many_acknowledged(4)
 
     assert sorted(it.broker.acknowledged) == [1, 2, 3, 4]
     assert [(reason, detail) for _, reason, detail in it.broker.buried] == [
@@ -173,3 +187,55 @@ async def test_a_worker_that_has_lived_buries_nothing_for_its_age() -> None:
 
     assert it.broker.buried == []
     assert [reply["status"] for _, _, reply in it.broker.replies] == ["ok"]
+
+
+# Many messages at once.
+
+
+@pytest.mark.parametrize("turn", [-1.0, 1e9], ids=["long", "short"])
+async def test_messages_that_take_long_leave_turns_to_others(turn: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given many messages at once, when each takes long to read, then the event loop goes on between them.
+
+    A message of 140 KB may take a tenth of a second, and hundreds of them would hold up heartbeats until the broker
+    gave the worker up. Those that are read quickly are read in one turn.
+    """
+    monkeypatch.setattr(session, "INTAKE_TURN", turn)
+    turns = 0
+    taken_in: list[int] = []
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with desk() as it:
+        monkeypatch.setattr(it.session._intake, "take", lambda *_: taken_in.append(turns))
+        counting = asyncio.create_task(count())
+        for number in range(50):
+            it.broker.deliver(read(number), 0)
+        await settle(100)
+        counting.cancel()
+
+    assert len(taken_in) == 50
+    assert len(set(taken_in)) == (50 if turn < 0 else 1)
+
+
+@pytest.mark.parametrize("reply_to", ["somebody", None])
+async def test_nothing_is_read_while_too_much_waits_to_be_sent(reply_to: str | None) -> None:
+    """Given answers or dead letters that cannot leave yet, when there are enough of them, then no more are made.
+
+    A message of 20 KB may ask for ten thousand answers: they were made faster than they could be sent, until those of
+    innocent senders were dropped with them.
+    """
+    async with desk() as it:
+        it.broker.gate.clear()
+        it.session._outbox.unsent.limit = 1
+        for number in (1, 2, 3):
+            it.broker.deliver(delivery({"op": "fly"}, tag=number, reply_to=reply_to), 0)
+        await settle()
+        assert it.session._arrived.qsize() == 1
+        assert it.session._outbox._open == 1
+
+        it.broker.gate.set()
+        await it.broker.until_acknowledged(1, 2, 3)
