@@ -269,6 +269,21 @@ class AmqpBroker:
         with translated("publishing a reply"):
             await self._replies.default_exchange.publish(message, to, mandatory=False)
 
+    @property
+    def has_alarm(self) -> bool:
+        """Whether the broker has said that it takes no messages until further notice."""
+        if self._publishing.transport is None:
+            return False
+        # The driver tells it only by whether there is something to wait for.
+        waiting = self._publishing.transport.connection.ready()
+        try:
+            waiting.send(None)
+        except StopIteration:
+            return False
+        finally:
+            waiting.close()
+        return True
+
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
         """Put a body into the dead letter queue, with the reason and what it takes to send it again in the headers."""
         message = aio_pika.Message(

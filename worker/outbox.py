@@ -16,8 +16,8 @@ Wire = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
-#: Seconds that acknowledgements wait for their replies to be written. The broker stops reading replies while it has
-#: an alarm, and the alarm may last until acknowledgements let it throw something away.
+#: Seconds after which it is looked whether replies are not written because the broker has an alarm. It stops reading
+#: them then, and the alarm may last until acknowledgements let it throw something away; so these do not wait.
 REPLY_PATIENCE = 1.0
 #: Bytes of replies that may wait to be written in the meantime. Those beyond are dropped: who asked asks again.
 MAX_LATE_BYTES = 32 * 1024 * 1024
@@ -43,6 +43,10 @@ class Broker(Protocol):
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge deliveries of the consuming channel."""
+
+    @property
+    def has_alarm(self) -> bool:
+        """Whether the broker has said that it takes no messages until further notice."""
 
 
 #: A body, who gets it, and the correlation id.
@@ -181,11 +185,10 @@ class Outbox:
             self._idle.set()
 
     async def _send_replies(self, replies: list[_Reply], size: int) -> None:
-        """Write them, and wait for that, but not for as long as an alarm may last."""
-        if self._late and self._late_bytes + size > MAX_LATE_BYTES:
-            log.warning("the broker takes no replies: %d of them are dropped", len(replies))
+        """Write them, and wait for that as long as it takes, but not for the end of an alarm."""
+        if self._late and self._broker.has_alarm and self._late_bytes + size > MAX_LATE_BYTES:
+            log.warning("the broker has an alarm and takes no replies: %d of them are dropped", len(replies))
             return
-        patient = not self._late
         writing = asyncio.ensure_future(self._write(replies))
         self._late.add(writing)
         self._late_bytes += size
@@ -198,12 +201,15 @@ class Outbox:
                 log.info("replies could not be written: %r", fault)
 
         writing.add_done_callback(written)
-        if patient:
+        known = len(self._late) > 1
+        while not (known and self._broker.has_alarm):
             await asyncio.wait({writing}, timeout=REPLY_PATIENCE)
             if writing.done():
                 writing.result()
-            else:
-                log.warning("the broker takes no replies, it may have an alarm: acknowledgements do not wait for them")
+                return
+            if self._broker.has_alarm:
+                log.warning("the broker has an alarm and takes no replies: acknowledgements do not wait for them")
+                known = True
 
     async def _write(self, replies: list[_Reply]) -> None:
         # Made one at a time, so that not all of them are in memory twice.

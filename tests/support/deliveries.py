@@ -42,6 +42,7 @@ class RememberingBroker:
         self.open = set(range(1, tags + 1))
         self.acknowledged: list[int] = []
         self.fails_at: str | None = None
+        self.has_alarm = False
         self._news = asyncio.Event()
 
     def _say(self, what: str, about: Any) -> None:

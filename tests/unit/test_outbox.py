@@ -226,7 +226,7 @@ async def test_who_gives_answers_waits_while_many_of_them_are_unsent() -> None:
         await settle()
         assert not waiting.done()
 
-        broker.alarm_over.set()
+        broker.end_alarm()
         await waiting
         assert [reply["id"] for _, _, reply in broker.replies] == ["1", "2"]
         assert outbox.unsent.used == 0
@@ -309,7 +309,13 @@ class BlockedBroker(RememberingBroker):
 
     def __init__(self) -> None:
         super().__init__()
+        self.has_alarm = True
         self.alarm_over = asyncio.Event()
+
+    def end_alarm(self) -> None:
+        """From now on it takes them."""
+        self.has_alarm = False
+        self.alarm_over.set()
 
     async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
         """Publish a reply, some time."""
@@ -331,7 +337,7 @@ async def test_acknowledgements_do_not_wait_for_the_end_of_an_alarm() -> None:
             assert loop.time() == pytest.approx(REPLY_PATIENCE)
         assert broker.said == [("acknowledge", 1), ("acknowledge", 2), ("acknowledge", 3)]
 
-        broker.alarm_over.set()
+        broker.end_alarm()
         await asyncio.sleep(1)
         assert [reply["id"] for _, _, reply in broker.replies] == ["1", "2", "3"]
 
@@ -356,10 +362,37 @@ async def test_replies_that_wait_for_the_end_of_an_alarm_are_bounded() -> None:
             # What is late is bounded by itself, and keeps nobody else waiting.
             await outbox.unsent.room()
 
-        broker.alarm_over.set()
+        broker.end_alarm()
         await asyncio.sleep(1)
 
     assert [reply["id"] for _, _, reply in broker.replies] == ["1", "2"]
+    assert broker.acknowledged == [1, 2, 3, 4, 5]
+
+
+class SlowBroker(RememberingBroker):
+    """One without an alarm that takes its time."""
+
+    async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
+        """Publish a reply, later."""
+        await asyncio.sleep(1.5 * REPLY_PATIENCE)
+        await super().reply(body, to=to, correlation_id=correlation_id)
+
+
+@leaping
+async def test_a_slow_broker_gets_every_reply() -> None:
+    """Given a broker that takes long for each reply but has no alarm, then none is dropped, nor acknowledged before."""
+    broker = SlowBroker()
+    large = "x" * (MAX_LATE_BYTES // 3)
+    async with sending(broker) as outbox:
+        for tag in range(1, 6):
+            taken = delivery(tag=tag)
+            outbox.expect(taken, 1)
+            outbox.answer(taken, ok(str(tag), value=large), size=len(large))
+            await asyncio.sleep(REPLY_PATIENCE)
+        await idle(outbox)
+
+    assert [reply["id"] for _, _, reply in broker.replies] == ["1", "2", "3", "4", "5"]
+    assert [what for what, _ in broker.said[:2]] == ["reply", "acknowledge"]
     assert broker.acknowledged == [1, 2, 3, 4, 5]
 
 
@@ -374,9 +407,10 @@ async def test_a_connection_lost_in_an_alarm_leaves_nothing_behind() -> None:
             outbox.answer(taken, ok(str(tag)))
             await idle(outbox)
         broker.fails_at = "reply"
-        broker.alarm_over.set()
+        broker.end_alarm()
         await asyncio.sleep(1)
         broker.alarm_over.clear()
+        broker.has_alarm = True
         taken = delivery(tag=3)
         outbox.expect(taken, 1)
         outbox.answer(taken, ok("3"))
