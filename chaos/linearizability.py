@@ -31,8 +31,17 @@ from .explanation import Furthest, explain, explain_contradiction, explain_undec
 from .history import Operation, Outcome
 from .model import NEVER, State, apply
 
-#: Places tried for one key before the search is given up: some minutes.
-DEFAULT_BUDGET: Final = 20_000_000
+#: Places tried for one key before the search is given up: about a minute.
+DEFAULT_BUDGET: Final = 5_000_000
+
+#: A write by its operation, its etag and whether it is a first-write.
+_Condition = tuple[str, str | None, bool]
+
+#: Conditions that can hold more than once. An etag comes only once, and so does a version: who placed them before
+#: is no matter later.
+_UNCONDITIONAL: Final[tuple[_Condition, ...]] = (("save", None, True), ("save", None, False), ("delete", None, False))
+#: Of a command that is unlike any other.
+_ANY: Final = -1
 
 
 class Result(Enum):
@@ -101,14 +110,23 @@ def check_key(
     return Verdict(store, key, result, len(operations), search.steps, told)
 
 
+#: Where a search is: the placed commands as a set of bits, the version, the etag as far as anybody names it.
+_Point = tuple[int, int, str | bool | None]
+
+
 @dataclass(slots=True)
 class _Choice:
-    """A place in the order for which there are several candidates, or were."""
+    """A place in the order for which there are several candidates."""
 
     state: State
+    #: Those that are still to be tried.
     candidates: list[int]
-    #: How many commands were placed before.
+    #: How many commands were placed before, and how many of each kind of which the oldest always goes first.
     placed: int
+    point: _Point
+    used: list[int]
+    #: The kinds of which there were too few on the way from here.
+    lacking: set[int]
 
 
 class _Search:
@@ -122,9 +140,14 @@ class _Search:
         self.furthest: Furthest | None = None
         self._order: list[int] = []
         self._is_placed = bytearray(len(commands))
-        self._placed = 0  # the same as a set of bits, for the cache
+        #: Those of the placed ones that make a difference later, as a set of bits, for the cache …
+        self._placed = 0
+        #: … and how many there are of each kind of which the oldest is always placed first.
+        self._used = [0] * len(_UNCONDITIONAL)
         self._left = sum(command.certain for command in commands)
-        self._seen: set[tuple[int, int, str | bool | None]] = set()
+        #: Of each kind, how many had been used when a point was found to lead nowhere.
+        self._lessons: dict[_Point, list[list[int]]] = defaultdict(list)
+        self._lacking: set[int] = set()
         self._link()
         self._index()
 
@@ -208,13 +231,16 @@ class _Search:
         #: Those of which each is unlike any other.
         self._single: list[int] = []
         #: Those of which nobody was ever told, by operation and condition, oldest first.
-        self._alike: dict[tuple[str, str | None, bool], list[int]] = defaultdict(list)
+        self._alike: dict[_Condition, list[int]] = defaultdict(list)
+        #: What the cache has to know of a command that is placed.
+        self._kind: list[int | None] = [_ANY] * len(self._commands)
         unknown = [number for number, command in enumerate(self._commands) if not command.certain]
         for number in sorted(unknown, key=lambda number: self._commands[number].begin):
             command = self._commands[number]
             if command.op == "save":
                 etags = named.get(_suffix(command), [])
                 if len(etags) == 1 and etags[0] in told and namesakes[_suffix(command)] == 1:
+                    self._kind[number] = None
                     version = _version_of(etags[0])
                     if version is not None:
                         self._pinned[version].append(number)
@@ -223,7 +249,9 @@ class _Search:
                     self._single.append(number)
                     continue
             first = command.etag is None and command.op == "save" and command.concurrency == "first-write"
-            self._alike[command.op, command.etag, first].append(number)
+            condition = (command.op, command.etag, first)
+            self._alike[condition].append(number)
+            self._kind[number] = _UNCONDITIONAL.index(condition) if condition in _UNCONDITIONAL else None
 
     def run(self) -> Result:
         """Search."""
@@ -236,25 +264,57 @@ class _Search:
                 return Result.LINEARIZABLE
             if self.steps > self._budget:
                 return Result.UNDECIDED
+            self._lacking = set()
             candidates = self._candidates(state, waiting, self._time[frontier])
-            if len(candidates) > 1 and self._was_here(state):
-                candidates = []
+            if len(candidates) > 1:
+                choice = _Choice(state, candidates, len(self._order), self._point(state), self._used.copy(), set())
+                lesson = self._lesson(choice)
+                if lesson is None:
+                    choices.append(choice)
+                else:
+                    self._lacking = {kind for kind, used in enumerate(lesson) if used}
+                    candidates = []
+            if choices:
+                choices[-1].lacking |= self._lacking
             if not candidates:
                 self._note(state, waiting, self._number[frontier])
-            choices.append(_Choice(state, candidates, len(self._order)))
-            while choices and not choices[-1].candidates:
-                choices.pop()
-                if choices:
-                    self._undo(choices[-1].placed)
-            if not choices:
-                return Result.VIOLATED
-            number = choices[-1].candidates.pop(0)
-            _, state = apply(choices[-1].state, self._commands[number])
+            if len(candidates) != 1:
+                while choices and not choices[-1].candidates:
+                    self._learn(choices)
+                if not choices:
+                    return Result.VIOLATED
+                self._undo(choices[-1].placed)
+                state, candidates = choices[-1].state, choices[-1].candidates
+            number = candidates.pop(0)
+            _, state = apply(state, self._commands[number])
             self._place(number)
-            if not choices[-1].candidates:
-                # There is nothing else to be tried here: a dead end leads further back.
-                choices.pop()
             self._place_eventual(state)
+
+    def _point(self, state: State) -> _Point:
+        """Where the search is, as far as it makes a difference later."""
+        etag: str | bool | None = state.etag
+        if state.etag is not None and state.etag not in self._mentioned:
+            etag = True
+        return self._placed, state.version, etag
+
+    def _lesson(self, choice: "_Choice") -> list[int] | None:
+        """What was learnt at this point before, if it says that this choice leads nowhere."""
+        for lesson in self._lessons.get(choice.point, ()):
+            if all(then <= now for then, now in zip(lesson, choice.used, strict=True)):
+                return lesson
+        return None
+
+    def _learn(self, choices: "list[_Choice]") -> None:
+        """Give a choice up, and note why.
+
+        What was in the way of its candidates is in the way again if no more is left of the kinds that were lacking.
+        How much is left of the others plays no part.
+        """
+        choice = choices.pop()
+        lesson = [used if kind in choice.lacking else 0 for kind, used in enumerate(choice.used)]
+        self._lessons[choice.point].append(lesson)
+        if choices:
+            choices[-1].lacking |= choice.lacking
 
     def _settle(self, state: State) -> tuple[list[int], int]:
         """Place what changes nothing and whose answer is right now. Give the writes that wait, and the first end."""
@@ -315,8 +375,8 @@ class _Search:
         """Of the saves of which nobody was told, the one to be tried: the strictest whose condition holds."""
         conditions = [("save", state.etag, False)] if state.etag is not None else [("save", None, True)]
         for condition in (*conditions, ("save", None, False)):
-            number = self._oldest(condition)
-            if number is not None and self._can_happen(number, state, until):
+            number = self._oldest(condition, state, until)
+            if number is not None:
                 return [number]
         return []
 
@@ -325,8 +385,8 @@ class _Search:
         if state.etag is None:
             return []
         found: list[int] = []
-        number = self._oldest(("delete", state.etag, False))
-        if number is not None and self._can_happen(number, state, until):
+        number = self._oldest(("delete", state.etag, False), state, until)
+        if number is not None:
             found.append(number)
         certain = [
             number
@@ -335,13 +395,20 @@ class _Search:
         ]
         if certain:
             return [min(certain, key=self._end), *found]
-        number = self._oldest(("delete", None, False))
-        if not found and number is not None and self._can_happen(number, state, until):
-            found.append(number)
+        if not found:
+            number = self._oldest(("delete", None, False), state, until)
+            if number is not None:
+                found.append(number)
         return found
 
-    def _oldest(self, condition: tuple[str, str | None, bool]) -> int | None:
-        return next((number for number in self._alike.get(condition, ()) if not self._is_placed[number]), None)
+    def _oldest(self, condition: _Condition, state: State, until: int) -> int | None:
+        """The oldest of this condition that can come next."""
+        number = next((number for number in self._alike.get(condition, ()) if not self._is_placed[number]), None)
+        if number is not None and self._can_happen(number, state, until):
+            return number
+        if condition in _UNCONDITIONAL:
+            self._lacking.add(_UNCONDITIONAL.index(condition))
+        return None
 
     def _can_happen(self, number: int, state: State, until: int) -> bool:
         command = self._commands[number]
@@ -353,22 +420,11 @@ class _Search:
     def _end(self, number: int) -> int:
         return self._commands[number].end
 
-    def _was_here(self, state: State) -> bool:
-        """Whether the search was at this point before, and notes that it was."""
-        etag: str | bool | None = state.etag
-        if state.etag is not None and state.etag not in self._mentioned:
-            etag = True
-        point = (self._placed, state.version, etag)
-        if point in self._seen:
-            return True
-        self._seen.add(point)
-        return False
-
     def _place(self, number: int) -> None:
         self.steps += 1
         self._order.append(number)
         self._is_placed[number] = 1
-        self._placed |= 1 << number
+        self._count(number, 1)
         for node in self._nodes[number]:
             if node:
                 before, after = self._previous[node], self._next[node]
@@ -376,12 +432,19 @@ class _Search:
                 self._previous[after] = before
         self._left -= self._commands[number].certain
 
+    def _count(self, number: int, change: int) -> None:
+        kind = self._kind[number]
+        if kind == _ANY:
+            self._placed ^= 1 << number
+        elif kind is not None:
+            self._used[kind] += change
+
     def _undo(self, placed: int) -> None:
         """Put back what was placed last, in reverse, until so many are left."""
         while len(self._order) > placed:
             number = self._order.pop()
             self._is_placed[number] = 0
-            self._placed &= ~(1 << number)
+            self._count(number, -1)
             for node in reversed(self._nodes[number]):
                 if node:
                     self._next[self._previous[node]] = node
