@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +27,7 @@ from ..events import (
 )
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_PAGE
 from ..events.topology import DEFAULT_STORE
+from ..plaintext import PlaintextWarning, exposed_hosts, told
 from .calls import Call, Wire, to_error
 from .dispatcher import Dispatcher
 from .entry import Entry, Save, Service, to_datetime
@@ -67,7 +69,11 @@ def connect(
         timeout, and then fail with :class:`Unavailable`. So do calls beyond 64 MiB of commands.
     :param name: shown by the broker's management tools.
     :raises InvalidError: if the URL cannot be used.
+
+    Warns (:class:`PlaintextWarning`) if the password would leave this machine in plain text.
     """
+    for host in exposed_hosts(url):
+        warnings.warn(told(host), PlaintextWarning, stacklevel=2)
     return Client(url, timeout=timeout, store=store, max_in_flight=max_in_flight, name=name)
 
 

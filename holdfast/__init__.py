@@ -28,6 +28,7 @@ from .events import (
     Unavailable,
     UnknownStoreError,
 )
+from .plaintext import PlaintextWarning
 
 __all__ = [
     "AbsentError",
@@ -44,6 +45,7 @@ __all__ = [
     "NotReadError",
     "OutcomeUnknown",
     "PersistentState",
+    "PlaintextWarning",
     "RemoteError",
     "Save",
     "Service",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from yarl import URL
 from .config import Config, SettingsError, first_fault, read_config
 from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES
 from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
+from .plaintext import exposed_hosts
 from .stores import EventStore, StoreConfig, build_store
 from .worker import AccessConfig, WorkerOptions
 from .worker.access import stores_of_nobody
@@ -33,6 +35,9 @@ class Settings(BaseSettings):
     )
     config_file: Path | None = Field(
         None, description="TOML file with stores, in place of HOLDFAST_MONGO_URL, and access rules."
+    )
+    plaintext_hosts: str = Field(
+        "", description="Hosts that may get a password unencrypted without a warning, separated by commas."
     )
     worker_name: str | None = Field(None, description="Tells workers apart. Default: host name and process id.")
     partitions: int = Field(
@@ -98,6 +103,18 @@ class Settings(BaseSettings):
         :raises SettingsError: if there is none, or the file cannot be used.
         """
         return {name: build_store(name, config) for name, config in self._stores.items()}
+
+    def exposed_hosts(self, *, stores: bool = False) -> list[str]:
+        """Hosts that get a password in plain text, but for those where that is meant to be.
+
+        :param stores: look at the URLs of stores too.
+        :raises SettingsError: if there are to be stores, and there is none.
+        """
+        urls = [self.amqp_url.get_secret_value()]
+        if stores:
+            urls += [store.url for store in self._stores.values() if store.url]
+        meant = {host.strip() for host in self.plaintext_hosts.split(",")}
+        return [host for host in dict.fromkeys(chain(*map(exposed_hosts, urls))) if host not in meant]
 
     @cached_property
     def _config(self) -> Config:

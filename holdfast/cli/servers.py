@@ -14,10 +14,13 @@ from rich.logging import RichHandler
 from ..events import InvalidError
 from ..health import check_health
 from ..local import DEFAULT_DIRECTORY, LocalStack
+from ..plaintext import told
 from ..settings import Settings, load_settings
 from ..worker import run_worker
 from .options import AmqpUrl
 from .terminal import err, fail, out
+
+log = logging.getLogger(__name__)
 
 
 def settings_help() -> str:
@@ -51,6 +54,8 @@ def worker(
     form = "%(message)s" if err.is_terminal else "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=settings.log_level.upper(), format=form, handlers=[handler])
     _quiet_libraries()
+    for host in settings.exposed_hosts(stores=True):
+        log.warning("%s", told(host))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(settings.worker_options(), settings.stores()))
 

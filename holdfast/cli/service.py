@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ..client import Client, connect
-from ..settings import load_settings
+from ..plaintext import PlaintextWarning, told
+from ..settings import Settings, load_settings
+from .terminal import err
 
 T = TypeVar("T")
 
@@ -17,6 +20,7 @@ def ask_service(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, ti
     :raises HoldfastError: if that does not work within the timeout.
     """
     settings = load_settings(amqp_url=amqp_url, timeout=timeout)
+    warn_of_plaintext(settings)
     # What goes wrong on the way is mended, or said by the error at the end.
     logging.disable()
 
@@ -25,3 +29,11 @@ def ask_service(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, ti
             return await call(client)
 
     return asyncio.run(ask())
+
+
+def warn_of_plaintext(settings: Settings) -> None:
+    """Say in a line if the password of the broker goes to another machine in plain text."""
+    for host in settings.exposed_hosts():
+        err.print(f"holdfast: warning: {told(host)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    # That was it; what the client says of the same is meant for programs.
+    warnings.simplefilter("ignore", PlaintextWarning)
