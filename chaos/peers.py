@@ -10,31 +10,41 @@ Peers = Callable[[], Collection[int]]
 _LOOPBACK = "0100007F"
 
 
-def connects(peers: Peers | None, *, client_port: int, server_port: int) -> bool:
-    """Whether one of these processes made the connection between two ports of 127.0.0.1. None is everybody."""
-    if peers is None:
-        return True
-    inode = _inode_of(client_port, server_port)
-    return inode is not None and any(inode in _sockets_of(pid) for pid in peers())
+class Look:
+    """What the kernel says at one moment."""
+
+    def __init__(self) -> None:
+        self._inodes: dict[tuple[str, str], str] | None = None
+        self._sockets: dict[int, set[str]] = {}
+
+    def connects(self, peers: Peers | None, *, client_port: int, server_port: int) -> bool:
+        """Whether one of these processes has the connection between two ports of 127.0.0.1. None is everybody."""
+        if peers is None:
+            return True
+        if self._inodes is None:
+            self._inodes = _connections()
+        inode = self._inodes.get((f"{_LOOPBACK}:{client_port:04X}", f"{_LOOPBACK}:{server_port:04X}"))
+        return inode is not None and any(inode in self._sockets_of(pid) for pid in peers())
+
+    def _sockets_of(self, pid: int) -> set[str]:
+        if pid not in self._sockets:
+            self._sockets[pid] = set(_sockets(pid))
+        return self._sockets[pid]
 
 
-def _inode_of(client_port: int, server_port: int) -> str | None:
-    """The kernel's number of the client's socket; None if it is closed already."""
-    wanted = [f"{_LOOPBACK}:{client_port:04X}", f"{_LOOPBACK}:{server_port:04X}"]
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1:3] == wanted:
-            return None if fields[9] == "0" else fields[9]
-    return None
+def _connections() -> dict[tuple[str, str], str]:
+    """The kernel's number of each connected socket, by own and other address. Those that are closed have none."""
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {(row[1], row[2]): row[9] for row in rows if row[9] != "0"}
 
 
-def _sockets_of(pid: int) -> set[str]:
+def _sockets(pid: int) -> list[str]:
     """The kernel's numbers of all sockets that a process has open; none if it is gone."""
-    found = set()
+    found = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 target = str(entry.readlink())
                 if target.startswith("socket:["):
-                    found.add(target[8:-1])
+                    found.append(target[8:-1])
     return found

@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 from holdfast.local.ports import LOOPBACK, free_port
 
-from .peers import Peers, connects
+from .peers import Look, Peers
 from .wire import TO_CLIENT, TO_SERVER, Connection, Direction
 
 __all__ = ["TO_CLIENT", "TO_SERVER", "Direction", "Peers", "Proxy", "Rule", "Trap"]
@@ -227,14 +227,19 @@ class Proxy:
 
         :param peers: only those of these processes.
         """
-        return self._call(lambda: sum(self._made_by(peers, connection) for connection in self._connections))
+
+        def count() -> int:
+            look = Look()
+            return sum(self._made_by(peers, connection, look) for connection in self._connections)
+
+        return self._call(count)
 
     # What connections need of it, in its thread.
 
     def opened(self, connection: Connection) -> None:
         """Put a new connection under the rules."""
         self._connections.add(connection)
-        self._apply_to(connection)
+        self._apply_to(connection, Look())
 
     def connect(self, connection: Connection) -> None:
         """Make the connection to the server."""
@@ -358,11 +363,12 @@ class Proxy:
         self._apply()
 
     def _apply(self) -> None:
+        look = Look()
         for connection in list(self._connections):
-            self._apply_to(connection)
+            self._apply_to(connection, look)
 
-    def _apply_to(self, connection: Connection) -> None:
-        rules = [rule for rule in self._rules if self._made_by(rule.peers, connection)]
+    def _apply_to(self, connection: Connection, look: Look) -> None:
+        rules = [rule for rule in self._rules if self._made_by(rule.peers, connection, look)]
         if any(rule.cuts for rule in rules):
             connection.reset()
             return
@@ -371,5 +377,5 @@ class Proxy:
         caught = any(trap.caught is connection for trap in self._traps)
         connection.hold(caught or any(rule.holds for rule in rules))
 
-    def _made_by(self, peers: Peers | None, connection: Connection) -> bool:
-        return connects(peers, client_port=connection.client_port, server_port=self.port)
+    def _made_by(self, peers: Peers | None, connection: Connection, look: Look) -> bool:
+        return look.connects(peers, client_port=connection.client_port, server_port=self.port)

@@ -20,7 +20,8 @@ from .server import Server
 
 _NOT_YET_INITIALIZED = 94
 _ALREADY_INITIALIZED = 23
-_ELECTION_TIMEOUT_MS = 2000
+#: A member that does not answer for so long counts as away. Until then a new primary waits to hear what it has.
+_HEARTBEAT_TIMEOUT_SECONDS = 2
 _POLL_SECONDS = 0.05
 
 
@@ -37,7 +38,8 @@ class MongoServer(Server):
     """One mongod, alone or as a member of the replica set `replica_set`.
 
     `cache_gb` is WiredTiger's cache, 0.25 at least; `parameters` are server parameters (`--setParameter`). With `tls`
-    it takes only encrypted connections, and only of those who have a certificate of its CA. Without `mongod` the program is looked for (`find_mongod`) at the first start.
+    it takes only encrypted connections, and only of those who have a certificate of its CA. Without `mongod` the
+    program is looked for (`find_mongod`) at the first start.
     """
 
     kind = "MongoDB"
@@ -133,7 +135,9 @@ class MongoServer(Server):
 class MongoReplicaSet:
     """A replica set of `members` mongods below `directory`, which sets itself up and waits for its primary.
 
-    The other arguments are those of `MongoServer`. All methods block.
+    `addresses` are the host:port by which members and clients know each member, instead of its own: those of proxies
+    in front of them, which have to run before the set is started. Members that have not heard of a primary for
+    `election_timeout` seconds elect another. The other arguments are those of `MongoServer`. All methods block.
     """
 
     def __init__(
@@ -141,6 +145,8 @@ class MongoReplicaSet:
         directory: Path | str,
         *,
         members: int = 1,
+        addresses: Sequence[str] | None = None,
+        election_timeout: float = 2.0,
         name: str = "holdfast",
         detach: bool = False,
         mongod: Path | None = None,
@@ -152,6 +158,8 @@ class MongoReplicaSet:
     ) -> None:
         self.directory = Path(directory).resolve()
         self.name = name
+        self._addresses = addresses
+        self._election_timeout = election_timeout
         self._tls = tls
         self.members = [
             MongoServer(
@@ -180,10 +188,14 @@ class MongoReplicaSet:
         """Whether all members run."""
         return all(member.running for member in self.members)
 
+    @property
+    def addresses(self) -> list[str]:
+        """host:port of each member, as members and clients know it."""
+        return list(self._addresses or (member.address for member in self.members))
+
     def url(self, database: str = "") -> str:
         """The address of the set: all members, so that clients follow a failover."""
-        hosts = ",".join(member.address for member in self.members)
-        return f"mongodb://{hosts}/{database}?replicaSet={self.name}{_tls_options(self._tls)}"
+        return f"mongodb://{','.join(self.addresses)}/{database}?replicaSet={self.name}{_tls_options(self._tls)}"
 
     @contextmanager
     def client(self, timeout: float = 10.0) -> Iterator[MongoClient[dict[str, Any]]]:
@@ -242,12 +254,15 @@ class MongoReplicaSet:
         for member in self.members:
             member.resume()
 
-    def primary(self, timeout: float = 30.0) -> MongoServer:
-        """The member that takes writes; waits for an election. ServerStartError after `timeout` seconds without."""
+    def primary(self, timeout: float = 30.0, *, other_than: MongoServer | None = None) -> MongoServer:
+        """The member that takes writes; waits for an election. ServerStartError after `timeout` seconds without.
+
+        One that is cut off from the others may take itself for the primary for a while: `other_than` leaves it out.
+        """
         deadline = time.monotonic() + timeout
         while True:
             for member in self.members:
-                if member.running and _is_primary(member):
+                if member is not other_than and _is_primary(member):
                     return member
             if time.monotonic() > deadline:
                 log = self.members[0]
@@ -257,6 +272,38 @@ class MongoReplicaSet:
                     log_tail=log.log_tail(),
                 )
             time.sleep(_POLL_SECONDS)
+
+    def wait_until_whole(self, timeout: float = 60.0) -> None:
+        """Returns when one member is the primary and all others follow it. ServerStartError after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            roles = [_role(member) for member in self.members]
+            leaders = {role.get("primary") for role in roles}
+            steady = all(role.get("isWritablePrimary") or role.get("secondary") for role in roles)
+            if steady and len(leaders) == 1 and None not in leaders:
+                return
+            if time.monotonic() > deadline:
+                log = self.members[0]
+                raise ServerStartError(
+                    f"the members of {self.name} have not come together for {timeout:.0f} s: {roles}",
+                    log=log.log_path,
+                    log_tail=log.log_tail(),
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def elect(self, member: MongoServer, timeout: float = 30.0) -> None:
+        """Has a member stand for election at once, whatever it knows of the primary; returns when it has won.
+
+        Raises OperationFailure, as pymongo does, if it has not after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not _is_primary(member):
+            try:
+                member.admin("replSetStepUp")
+            except OperationFailure:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
 
     def step_down(self, seconds: int = 10) -> None:
         """Makes the primary give up its office and not stand again for `seconds` (a set of one: until they are over).
@@ -270,7 +317,7 @@ class MongoReplicaSet:
 
     def _configure(self, deadline: float) -> None:
         """Initiates the set, or tells it the new addresses if its members had to move to other ports."""
-        addresses = {number: member.address for number, member in enumerate(self.members)}
+        addresses = dict(enumerate(self.addresses))
         first = self.members[0]
         while True:
             try:
@@ -280,6 +327,7 @@ class MongoReplicaSet:
                 if error.code != _NOT_YET_INITIALIZED:
                     raise
             if self._initiate(addresses):
+                self.elect(first, max(1.0, deadline - time.monotonic()))
                 return
             # The set exists, but after a start a server answers before it has read its configuration.
             if time.monotonic() > deadline:
@@ -302,7 +350,10 @@ class MongoReplicaSet:
             "members": [{"_id": number, "host": host} for number, host in addresses.items()],
         }
         if len(addresses) > 1:
-            config["settings"] = {"electionTimeoutMillis": _ELECTION_TIMEOUT_MS}
+            config["settings"] = {
+                "electionTimeoutMillis": round(1000 * self._election_timeout),
+                "heartbeatTimeoutSecs": _HEARTBEAT_TIMEOUT_SECONDS,
+            }
         try:
             self.members[0].admin("replSetInitiate", config)
         except OperationFailure as error:
@@ -315,13 +366,20 @@ class MongoReplicaSet:
 def _tls_options(tls: MongoTls | None) -> str:
     if tls is None:
         return ""
-    return "&" + urlencode({"tls": "true", "tlsCAFile": str(tls.ca), "tlsCertificateKeyFile": str(tls.client)}, safe="/")
+    return "&" + urlencode(
+        {"tls": "true", "tlsCAFile": str(tls.ca), "tlsCertificateKeyFile": str(tls.client)}, safe="/"
+    )
 
 
 def _is_primary(member: MongoServer) -> bool:
+    return bool(_role(member).get("isWritablePrimary"))
+
+
+def _role(member: MongoServer) -> dict[str, Any]:
+    """What a member says of itself; nothing if it does not say anything."""
     if not member.running:
-        return False
+        return {}
     try:
-        return bool(member.admin("hello", timeout=1.0).get("isWritablePrimary"))
+        return member.admin("hello", timeout=1.0)
     except PyMongoError:
-        return False
+        return {}
