@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 
 from .errors import InvalidError
 from .limits import (
@@ -17,7 +17,7 @@ from .limits import (
     PROTOCOL_VERSION,
 )
 from .topology import DEFAULT_STORE
-from .values import check_value
+from .values import check_value, shorten
 
 
 def check_key(key: str) -> str:
@@ -50,19 +50,26 @@ def _check_text(text: str, field: str, limit: int) -> str:
     return text
 
 
-def _check_entries(metadata: Any) -> Any:
-    """Before its entries are looked at one by one: a message has room for hundreds of thousands."""
-    if isinstance(metadata, dict) and len(metadata) > MAX_METADATA_ENTRIES:
+def _check_metadata(metadata: Any) -> dict[str, str]:
+    # Not left to the model's own rules: they go through all entries, also if there are hundreds of thousands, and
+    # list everything that is wrong with them.
+    if not isinstance(metadata, dict):
+        raise InvalidError("is an object", code="bad_metadata", field="metadata")
+    if len(metadata) > MAX_METADATA_ENTRIES:
         raise InvalidError(f"is limited to {MAX_METADATA_ENTRIES} entries", code="bad_metadata", field="metadata")
-    return metadata
-
-
-def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    if sum(len(name.encode()) + len(text.encode()) for name, text in metadata.items()) > MAX_METADATA_BYTES:
+    size = 0
+    for name, text in metadata.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise InvalidError("is a text", code="bad_metadata", field=shorten(f"metadata.{name}"))
+        if "\0" in name:
+            raise InvalidError("names must not hold the character NUL", code="bad_metadata", field="metadata")
+        try:
+            size += len(name.encode()) + len(text.encode())
+        except UnicodeEncodeError:
+            raise InvalidError("is not Unicode text", code="bad_metadata", field="metadata") from None
+    if size > MAX_METADATA_BYTES:
         raise InvalidError(f"is limited to {MAX_METADATA_BYTES} bytes", code="bad_metadata", field="metadata")
-    if any("\0" in name for name in metadata):
-        raise InvalidError("names must not hold the character NUL", code="bad_metadata", field="metadata")
-    return metadata
+    return dict(metadata)
 
 
 Key = Annotated[str, AfterValidator(check_key)]
@@ -70,7 +77,7 @@ CommandId = Annotated[str, AfterValidator(check_id)]
 StoreName = Annotated[str, StringConstraints(max_length=MAX_STORE_LENGTH, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Value = Annotated[Any, PlainValidator(check_value)]
 Etag = Annotated[str, StringConstraints(max_length=MAX_ETAG_LENGTH)]
-Metadata = Annotated[dict[str, str], BeforeValidator(_check_entries), AfterValidator(_check_metadata)]
+Metadata = Annotated[dict[str, str], PlainValidator(_check_metadata)]
 #: Milliseconds since 1970-01-01T00:00Z, in service time.
 Millis = Annotated[int, Field(ge=0, lt=2**53)]
 Version = Annotated[int, Field(ge=0, le=MAX_INT)]

@@ -291,6 +291,16 @@ def test_what_is_obviously_wrong_is_not_validated(
     assert (bad.error.code, bad.error.field) == (code, field)
 
 
+def test_what_follows_something_wrong_is_still_read() -> None:
+    """Wherever in an array the first bad command stands, those before and behind it are commands, in their order."""
+    good: list[dict[str, Any]] = [{**READ, "id": str(number)} for number in range(350)]
+    for wrong in (0, 99, 100, 199, 230, 349):
+        for bad in ({"op": "fly", "id": "bad"}, {**READ, "id": "bad", "key": 1}, 7):
+            commands = decode_commands(body(*good[:wrong], bad, *good[wrong:])).commands
+            assert isinstance(commands.pop(wrong), BadCommand)
+            assert [command.id for command in commands] == [command["id"] for command in good]
+
+
 @pytest.mark.parametrize("entry", ["text", 1, None])
 def test_metadata_of_too_many_entries_is_not_validated(entry: Any) -> None:
     """The number of entries is looked at before any of them."""

@@ -208,6 +208,14 @@ def test_commands_cannot_be_changed() -> None:
         command.key = "other"  # type: ignore[misc]
 
 
+def test_metadata_is_a_copy() -> None:
+    """What a caller does with its own dict later does not change the command."""
+    metadata = {"a": "b"}
+    command = DeleteCommand(id="1", op="delete", key="k", metadata=metadata)
+    metadata["a"] = "c"
+    assert command.metadata == {"a": "b"}
+
+
 @given(
     st.sampled_from(["save", "delete"]),
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20),
