@@ -5,6 +5,7 @@ noticed the old one's end.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import Callable
@@ -13,72 +14,24 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import AuthenticationError, DeliveryError, ProbableAuthenticationError
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
-from yarl import URL
 
+from ..amqp import Line
 from ..events import InvalidError, Reply, Unavailable, decode_replies
 from ..events.topology import COMMANDS
-from ..events.urls import mask_url
+from ..events.urls import amqp_urls, mask_url
 from ..reasons import reason_of
 
 log = logging.getLogger(__name__)
 
-#: Seconds for one attempt to connect.
+#: Seconds for connecting, all addresses together.
 CONNECT_TIMEOUT = 10.0
 #: Seconds between attempts at most.
 MAX_PAUSE = 5.0
 #: A connection that held for this many seconds starts the pauses from the beginning.
 SETTLED = 10.0
-#: Seconds for saying goodbye to a connection that may be dead.
-GOODBYE_TIMEOUT = 5.0
-HEARTBEAT = 10
-
-
-class Line(TransportFactory):
-    """Makes a connection's TCP stream and keeps hold of it, to be able to cut it.
-
-    While it has an alarm, the broker reads nothing from those who publish. A connection that has something left to
-    write then waits for ever to be closed, whatever the driver is told.
-    """
-
-    def __init__(self) -> None:
-        self._writer: asyncio.StreamWriter | None = None
-        self._closing: set[asyncio.Task[None]] = set()
-
-    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        plain = url.scheme != "amqps"
-        factory: TransportFactory = TCPTransportFactory() if plain else TLSTransportFactory()
-        reader, self._writer = await factory.create(url, **options)
-        return reader, self._writer
-
-    def cut(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
-
-    async def hang_up(self, connection: AbstractConnection) -> None:
-        """Close the connection, or cut the line when that takes too long."""
-        closing = asyncio.ensure_future(connection.close())
-        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-        await self.settle()
-
-    async def settle(self) -> None:
-        """Wait until nothing is closing any more, also what a cancelled ``hang_up`` has left.
-
-        The driver passes over the first cancellation of its ``close``, and then may wait for ever for something that
-        the end of the loop has cancelled: ``asyncio.run`` would never return.
-        """
-        for step in (None, self.cut, self._cancel, self._cancel):
-            if step is not None:
-                step()
-            if not self._closing:
-                return
-            await asyncio.wait(self._closing, timeout=GOODBYE_TIMEOUT)
-
-    def _cancel(self) -> None:
-        for closing in self._closing:
-            closing.cancel()
+#: Seconds between heartbeats, unless the URL says otherwise. After two of them without a sign of life the broker, or
+#: the way to it, is taken for dead: early enough for a call to be sent again before its time is over.
+HEARTBEAT = 4
 
 
 class Link:
@@ -97,25 +50,24 @@ class Link:
 
         :param on_up: called each time the connection is up again; not the first time.
         :param on_replies: called with the replies of each message on the reply queue.
-        :raises InvalidError: if the URL cannot be used.
+        :raises InvalidError: if the URL cannot be used, or one of several.
         """
         self._masked = mask_url(url)
         try:
-            parsed = URL(url)
-        except ValueError:
-            # Not its message: it may quote a part of the password.
-            raise InvalidError(f"not a usable AMQP URL: {self._masked}", field="url") from None
-        if parsed.scheme not in ("amqp", "amqps") or not parsed.host:
-            raise InvalidError(f"not an AMQP URL, amqp://user:password@host/: {self._masked}", field="url")
+            urls = amqp_urls(url)
+        except ValueError as fault:
+            raise InvalidError(f"{fault}: {self._masked}", field="url") from None
         # Who logs in by a certificate may have no name in the URL. Then nobody here knows what the broker calls him.
-        self._user = parsed.user or (None if parsed.query.get("auth") == "external" else "guest")
-        self._url = parsed.update_query({"heartbeat": str(HEARTBEAT), **parsed.query})
+        self._user = urls[0].user or (None if urls[0].query.get("auth") == "external" else "guest")
+        # In any order, so that not all clients go to the first node; then one after another.
+        shuffled = random.sample(urls, len(urls))
+        self._addresses = len(urls)
+        self._urls = itertools.cycle(url.update_query({"heartbeat": str(HEARTBEAT), **url.query}) for url in shuffled)
         self._name = name
         self._on_up = on_up
         self._on_replies = on_replies
         self._connect_timeout = connect_timeout
-        self._connection: AbstractConnection | None = None
-        self._line = Line()
+        self._line: Line | None = None
         self._channels: tuple[AbstractChannel, ...] = ()
         self._exchange: AbstractExchange | None = None
         self._reply_to = ""
@@ -128,23 +80,27 @@ class Link:
         self.up = False
 
     async def open(self) -> None:
-        """Connect once, then stay connected in the background.
+        """Connect, to the first address that can be had, then stay connected in the background.
 
         :raises Unavailable: if the broker cannot be reached or refuses the login.
         """
-        try:
-            await self._connect()
-        except (AuthenticationError, ProbableAuthenticationError) as refused:
-            await self._disconnect()
-            raise Unavailable(f"{self._masked} refused the login: {type(refused).__name__}") from None
-        except Exception as fault:  # noqa: BLE001 - whatever the driver says, it is not connected
-            await self._disconnect()
-            log.debug("connecting to %s: %r", self._masked, fault)
-            reason = reason_of(fault) or type(fault).__name__
-            raise Unavailable(f"cannot connect to {self._masked}: {reason}") from None
-        except BaseException:
-            await self._disconnect()
-            raise
+        for attempt in range(1, self._addresses + 1):
+            try:
+                await self._connect()
+            except (AuthenticationError, ProbableAuthenticationError) as refused:
+                await self._disconnect()
+                raise Unavailable(f"{self._masked} refused the login: {type(refused).__name__}") from None
+            except Exception as fault:  # noqa: BLE001 - whatever the driver says, it is not connected
+                await self._disconnect()
+                log.debug("connecting to %s: %r", self._masked, fault)
+                if attempt == self._addresses:
+                    reason = reason_of(fault) or type(fault).__name__
+                    raise Unavailable(f"cannot connect to {self._masked}: {reason}") from None
+            except BaseException:
+                await self._disconnect()
+                raise
+            else:
+                break
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -153,7 +109,6 @@ class Link:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         await self._disconnect()
-        await self._line.settle()
 
     async def publish(self, partition: int, body: bytes) -> None:
         """Publish one message of commands, and wait for the broker's confirm.
@@ -194,16 +149,16 @@ class Link:
     async def _connect(self) -> None:
         """Make a connection. If it fails half-way, ``_disconnect`` puts away what there is."""
         lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        properties: Any = {"connection_name": f"holdfast client {self._name}"}
-        async with asyncio.timeout(self._connect_timeout):
-            connection = aio_pika.Connection(self._url, client_properties=properties)
-            line = Line()
-            connection.kwargs["transport_factory"] = line
-            self._connection, self._line = connection, line
-            await connection.connect()
-            connection.close_callbacks.add(lambda _, reason: self._lose(lost, f"connection closed: {reason!r}"))
+        line = Line(
+            next(self._urls),
+            name=f"holdfast client {self._name}",
+            on_lost=lambda reason: self._lose(lost, reason),
+        )
+        self._line = line
+        async with asyncio.timeout(self._connect_timeout / self._addresses):
+            await line.connect()
             # The driver may never come back from a call on a connection that goes in that moment.
-            opening = asyncio.ensure_future(self._open_channels(connection, lost))
+            opening = asyncio.ensure_future(self._open_channels(line.connection, lost))
             opening.add_done_callback(lambda task: task.cancelled() or task.exception())
             try:
                 waiting: set[asyncio.Future[Any]] = {opening, lost}
@@ -284,9 +239,8 @@ class Link:
     async def _disconnect(self) -> None:
         self.up = False
         self._channels = ()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await self._line.hang_up(connection)
+        if self._line is not None:
+            await self._line.hang_up()
 
 
 def _cancelled() -> bool:

@@ -1,18 +1,53 @@
-"""URLs of brokers and databases, made fit for logs and error messages."""
+"""URLs of brokers and databases: lists of them, and made fit for logs and error messages."""
 
 import re
 
+from yarl import URL
+
+#: What separates the URLs of a list. Commas within a URL, a password's for example, are its own.
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=amqps?://)", re.IGNORECASE)
 _SECRET_OPTION = re.compile(
     r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|credential|properties)[^=&;]*=)[^&;#]*", re.IGNORECASE
 )
 
 
+def amqp_urls(text: str) -> tuple[URL, ...]:
+    """The AMQP URLs in a text that holds one, or several separated by commas or white space: nodes of one cluster.
+
+    :raises ValueError: if one cannot be used, or if they differ in their users or virtual hosts. Its message shows
+        nothing of the text.
+    """
+    urls = []
+    for part in _BETWEEN_URLS.split(text.strip(", \t\r\n")):
+        try:
+            url = URL(part)
+        except ValueError:
+            # Not its message: it may quote a part of the password.
+            url = URL()
+        if url.scheme not in ("amqp", "amqps") or not url.host or re.search(r"\s", part):
+            raise ValueError("not an AMQP URL, amqp://user:password@host:5672/vhost; encode what is special in them")
+        urls.append(url)
+    if len({(url.user, url.path[1:] or "/") for url in urls}) > 1:
+        # Who sends a command is a part of what it is: the same one must be the same by way of any node.
+        raise ValueError("several AMQP URLs are nodes of one cluster: they need the same user and virtual host")
+    return tuple(urls)
+
+
 def mask_url(url: str) -> str:
     """The URL without its password, and without the options that may hold a secret.
 
-    Made for ``amqp://`` and ``mongodb://`` URLs, several hosts included. A text that is no proper URL, such as one
-    whose password holds an unescaped ``@`` or ``/``, loses too much rather than too little.
+    Made for ``amqp://`` and ``mongodb://`` URLs, several hosts included, and for lists of ``amqp://`` URLs. A text
+    that is no proper URL, such as one whose password holds an unescaped ``@`` or ``/``, loses too much rather than too
+    little.
     """
+    parts = _BETWEEN_URLS.split(url)
+    # One without a user among others with one may be a piece of a password.
+    if len({"@" in part for part in parts}) == 1:
+        return ", ".join(map(_mask_one, parts))
+    return _mask_one(url)
+
+
+def _mask_one(url: str) -> str:
     scheme, separator, rest = url.rpartition("://") if "@" not in url else url.partition("://")
     if not separator:
         scheme, rest = "", url

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from yarl import URL
 
 from .config import Config, SettingsError, first_fault, read_config
 from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES
 from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
+from .events.urls import amqp_urls
 from .plaintext import exposed_hosts
 from .stores import EventStore, StoreConfig, build_store
 from .worker import AccessConfig, WorkerOptions
@@ -28,7 +28,7 @@ class Settings(BaseSettings):
 
     amqp_url: SecretStr = Field(
         SecretStr("amqp://guest:guest@localhost:5672/"),
-        description="AMQP URL of RabbitMQ, with user, password and virtual host.",
+        description="AMQP URL of RabbitMQ, with user, password and virtual host; of a cluster, several, by commas.",
     )
     mongo_url: SecretStr | None = Field(
         None, description="MongoDB URL of the default store; its path names the database (else `holdfast`)."
@@ -44,7 +44,9 @@ class Settings(BaseSettings):
         DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description="Command queues; the same for all workers."
     )
     prefetch: int = Field(32, ge=1, le=1000, description="Messages in hand for each partition.")
-    heartbeat: int = Field(8, ge=2, le=60, description="Seconds between heartbeats to RabbitMQ.")
+    heartbeat: int = Field(
+        6, ge=2, le=60, description="Seconds; a worker that is frozen or cut off is replaced within two of these."
+    )
     store_patience: float = Field(
         5.0, gt=0, le=60, description="Seconds without its store until a worker lets go of its partitions."
     )
@@ -66,13 +68,7 @@ class Settings(BaseSettings):
     @field_validator("amqp_url")
     @classmethod
     def _check_amqp_url(cls, url: SecretStr) -> SecretStr:
-        try:
-            parsed = URL(url.get_secret_value())
-            fits = parsed.scheme in ("amqp", "amqps") and bool(parsed.host)
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError("not an AMQP URL, amqp://user:password@host:5672/vhost; encode what is special in them")
+        amqp_urls(url.get_secret_value())
         return url
 
     def worker_options(self) -> WorkerOptions:

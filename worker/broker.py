@@ -14,11 +14,11 @@ from typing import Any
 import aio_pika
 import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed, DeliveryError
+from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError
 from aiormq.abc import DeliveredMessage
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
+from ..amqp import Line
 from ..events import HoldfastError, partition_queue
 from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, HOP_HEADER, INGRESS
 from ..events.urls import mask_url
@@ -35,10 +35,6 @@ log = logging.getLogger(__name__)
 TIMEOUT = 15.0
 #: Seconds for a confirm. While the broker has an alarm there is none, and beginning anew does not help.
 CONFIRM_TIMEOUT = 120.0
-#: Seconds for finding out what the account may do.
-PROBE_TIMEOUT = 5.0
-#: Seconds for saying goodbye to a connection that may be dead.
-GOODBYE_TIMEOUT = 5.0
 
 
 class BrokerLostError(HoldfastError):
@@ -46,7 +42,7 @@ class BrokerLostError(HoldfastError):
 
 
 @contextmanager
-def translated(doing: str, *, passing: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+def translated(doing: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn what the driver raises when a connection or channel is gone, or goes while it is used, into ours.
 
     Its choice is wide: errors of its own, RuntimeError, a bare Exception, and CancelledError for what waits on a
@@ -67,55 +63,48 @@ def translated(doing: str, *, passing: type[Exception] | tuple[()] = ()) -> Iter
         raise BrokerLostError(f"{doing}: {reason_of(fault) or repr(fault)}") from fault
 
 
-class _Line(TransportFactory):
-    """Makes a connection's TCP stream and keeps hold of it, to be able to cut it.
+class CannotKeepAuthorError(HoldfastError):
+    """The account may not publish in another's name, so a message cannot be forwarded as its author's."""
 
-    While it has an alarm, the broker reads nothing from those who publish. A connection that has something left to
-    write then waits for ever to be closed, whatever the driver is told.
+
+def negotiated_heartbeat(patience: int) -> int:
+    """The heartbeat interval, in seconds, with which the broker gives up a silent worker within twice the patience.
+
+    It looks once an interval, and gives up at the third look that finds nothing new: after two to three intervals.
     """
-
-    def __init__(self) -> None:
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        plain = url.scheme != "amqps"
-        factory: TransportFactory = TCPTransportFactory() if plain else TLSTransportFactory()
-        reader, self._writer = await factory.create(url, **options)
-        return reader, self._writer
-
-    def cut(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
-
-    async def hang_up(self, connection: AbstractConnection) -> None:
-        """Close the connection, or cut the line when that takes too long."""
-        closing = asyncio.ensure_future(connection.close())
-        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
-        if not closing.done():
-            self.cut()
-            await asyncio.wait({closing}, timeout=GOODBYE_TIMEOUT)
+    return max(1, patience * 2 // 3)
 
 
 class AmqpBroker:
     """Connections, channels and consumers of one session."""
 
-    def __init__(self, options: WorkerOptions) -> None:
+    def __init__(self, options: WorkerOptions, url: URL, *, connect_timeout: float = TIMEOUT) -> None:
+        """Make a broker that is not connected yet.
+
+        :param url: which one of the addresses that the options name.
+        :param connect_timeout: seconds for making a connection.
+        """
         self._options = options
-        self._url = URL(options.amqp_url).update_query(heartbeat=str(options.heartbeat))
-        self._connections: list[tuple[AbstractConnection, _Line]] = []
+        self._url = url.update_query(heartbeat=str(negotiated_heartbeat(options.heartbeat)))
+        self._connect_timeout = connect_timeout
+        self._lines: list[Line] = []
         self._closing = False
         self._counter = 0
         #: Set with the reason when anything of the session breaks.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._may_impersonate = False
+        #: Whether the account may publish in somebody's name, so that forwarding keeps the author, as far as it was
+        #: tried. The broker looks at that when a connection is made, so it holds for as long as this one.
+        self._may_publish_as: dict[str | None, bool] = {None: True}
+        if url.user is not None:
+            self._may_publish_as[url.user] = True
+        self._trying = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect, and make sure that exchanges and queues are there.
 
         :raises BrokerLostError: if the broker cannot be reached, refuses, or does not answer.
         """
-        with translated(f"connecting to {mask_url(self._options.amqp_url)}"):
+        with translated(f"connecting to {mask_url(str(self._url))}"):
             await self._unless_lost(self._open())
 
     async def _unless_lost(self, work: Coroutine[Any, Any, None]) -> None:
@@ -144,17 +133,12 @@ class AmqpBroker:
         inbound.on_consumer_cancel_callbacks.add(
             lambda frame: self._lose(f"the broker cancelled consumer {frame.consumer_tag}")
         )
-        self._may_impersonate = await self._probe_impersonation()
 
     async def _connect(self, purpose: str) -> AbstractConnection:
-        properties: Any = {"connection_name": f"holdfast worker {self._options.name} ({purpose})"}
-        connection = aio_pika.Connection(self._url, client_properties=properties)
-        line = _Line()
-        connection.kwargs["transport_factory"] = line
-        self._connections.append((connection, line))
-        await connection.connect(timeout=TIMEOUT)
-        connection.close_callbacks.add(lambda _, reason: self._lose(f"connection closed: {reason!r}"))
-        return connection
+        line = Line(self._url, name=f"holdfast worker {self._options.name} ({purpose})", on_lost=self._lose)
+        self._lines.append(line)
+        await line.connect(self._connect_timeout)
+        return line.connection
 
     async def _channel(self, connection: AbstractConnection, **options: Any) -> AbstractChannel:
         async with asyncio.timeout(TIMEOUT):
@@ -208,18 +192,6 @@ class AmqpBroker:
             if bind_to is not None:
                 await queue.bind(bind_to, routing_key)
             await channel.close()
-
-    async def _probe_impersonation(self) -> bool:
-        """Whether the account may publish under another's user-id, so that forwarding keeps the author."""
-        channel = await self._publishing.channel(publisher_confirms=True, on_return_raises=False)
-        try:
-            message = aio_pika.Message(b"", user_id="holdfast-probe")
-            await channel.default_exchange.publish(message, f"{DEAD}.probe", mandatory=True, timeout=PROBE_TIMEOUT)
-        except (AMQPError, TimeoutError):
-            # Refused; or the broker has an alarm, and does not even answer.
-            return False
-        await channel.close()
-        return True
 
     async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
         """Begin to take messages, of every partition with this worker's priority for it.
@@ -295,12 +267,13 @@ class AmqpBroker:
             headers=burial_headers(delivery, reason=reason, detail=detail, now=time.time_ns() // 1_000_000),
         )
         with translated("publishing a dead letter"):
-            await self._confirmed.default_exchange.publish(message, DEAD, mandatory=True, timeout=CONFIRM_TIMEOUT)
+            await self._publish_confirmed(self._confirmed, message, DEAD)
 
     async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:
         """Send commands to the queue they belong to, with everything that tells who sent them and who waits.
 
         :raises aio_pika.exceptions.DeliveryError: if the queue does not take them.
+        :raises CannotKeepAuthorError: if they are another's than the account's, which has no right to pass such on.
         """
         message = aio_pika.Message(
             body,
@@ -311,13 +284,39 @@ class AmqpBroker:
             message_id=(not delivery.is_array and delivery.message_id) or str(uuid_utils.uuid7()),
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
-            user_id=delivery.author if self._may_impersonate or delivery.author == self._url.user else None,
+            user_id=delivery.author,
             headers={HOP_HEADER: 1},
         )
-        with translated("forwarding", passing=DeliveryError):
-            await self._confirmed.default_exchange.publish(
-                message, partition_queue(partition), mandatory=True, timeout=CONFIRM_TIMEOUT
-            )
+        queue, author = partition_queue(partition), delivery.author
+        with translated("forwarding", passing=(DeliveryError, CannotKeepAuthorError)):
+            if author not in self._may_publish_as:
+                async with self._trying:
+                    if author not in self._may_publish_as:
+                        await self._forward_on_trial(message, queue)
+                        return
+            if not self._may_publish_as[author]:
+                raise CannotKeepAuthorError(f"this account may not publish as {author!r}")
+            await self._publish_confirmed(self._confirmed, message, queue)
+
+    async def _forward_on_trial(self, message: aio_pika.Message, queue: str) -> None:
+        """Forward on a channel of its own, since the broker closes the channel if the account may not."""
+        author = message.user_id
+        async with asyncio.timeout(CONFIRM_TIMEOUT):
+            channel = await self._publishing.channel(publisher_confirms=True, on_return_raises=True)
+        try:
+            await self._publish_confirmed(channel, message, queue)
+        except ChannelPreconditionFailed as refused:
+            log.warning("commands of %r cannot be forwarded: the tag impersonator is missing (%s)", author, refused)
+            self._may_publish_as[author] = False
+            raise CannotKeepAuthorError(f"this account may not publish as {author!r}") from None
+        except DeliveryError:
+            self._may_publish_as[author] = True
+            raise
+        self._may_publish_as[author] = True
+        await channel.close()
+
+    async def _publish_confirmed(self, channel: AbstractChannel, message: aio_pika.Message, queue: str) -> None:
+        await channel.default_exchange.publish(message, queue, mandatory=True, timeout=CONFIRM_TIMEOUT)
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge one delivery, or all up to it."""
@@ -337,4 +336,4 @@ class AmqpBroker:
             self.lost.cancel()
         elif not self.lost.cancelled():
             self.lost.exception()
-        await asyncio.gather(*(line.hang_up(connection) for connection, line in self._connections))
+        await asyncio.gather(*(line.hang_up() for line in self._lines))

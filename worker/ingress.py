@@ -7,6 +7,7 @@ so that there is one place that judges commands.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,13 +18,26 @@ from ..events.codec import parse_json
 from ..events.limits import MAX_MESSAGE_BYTES
 from ..events.replies import error
 from ..events.topology import DEFAULT_STORE
+from .broker import CannotKeepAuthorError
 from .delivery import Delivery
 from .intake import Elsewhere
 from .outbox import Outbox
 
 log = logging.getLogger(__name__)
 
+_NO_IMPERSONATOR = (
+    "the worker may not pass on commands in their sender's name: "
+    "send them to their own partition, or have the worker's account given the tag impersonator"
+)
+
 Publish = Callable[[Delivery, int, bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    status: Status
+    code: str
+    message: str
 
 
 class Forwarder:
@@ -62,24 +76,29 @@ class Forwarder:
         )
 
     async def _forward(self, delivery: Delivery, partition: int, body: bytes, items: list[Any]) -> None:
-        message = f"partition {partition} takes no more commands at the moment"
-        full = False
+        refused: _Refusal | None = None
         try:
             await self._publish(delivery, partition, body)
         except DeliveryError:
             # The queue is full or gone. Waiting for it would hold up every other partition.
-            full = True
-            if delivery.reply_to is None:
-                self._outbox.bury(delivery, body, reason="queue_full", detail=message)
+            message = f"partition {partition} takes no more commands at the moment"
+            refused = _Refusal(Status.UNAVAILABLE, code="queue_full", message=message)
+        except CannotKeepAuthorError:
+            # Under no name or another's it would be another command: with other rights, and another answer to a repeat.
+            refused = _Refusal(Status.DENIED, code="no_impersonator", message=_NO_IMPERSONATOR)
+        if refused is not None and delivery.reply_to is None:
+            self._outbox.bury(delivery, body, reason=refused.code, detail=refused.message)
         for item in items:
             command_id = item.get("id") if isinstance(item, dict) else None
             if not isinstance(command_id, str):
                 command_id = None if delivery.is_array else delivery.message_id
             reply = None
-            if full:
+            if refused is not None:
+                status = refused.status
                 # Of a message that was delivered before, a worker may have forwarded this already, before it died.
-                status = Status.UNKNOWN if delivery.redelivered and may_change(item) else Status.UNAVAILABLE
-                reply = {"id": command_id, **error(status, "queue_full", message)}
+                if status is Status.UNAVAILABLE and delivery.redelivered and may_change(item):
+                    status = Status.UNKNOWN
+                reply = {"id": command_id, **error(status, refused.code, refused.message)}
             self._outbox.answer(delivery, reply)
 
 

@@ -18,7 +18,8 @@ def _default_name() -> str:
 class WorkerOptions:
     """Settings of one worker process."""
 
-    #: AMQP URL of the broker, with user, password and virtual host.
+    #: AMQP URL of the broker, with user, password and virtual host; or those of the nodes of a cluster, separated by
+    #: commas or white space.
     amqp_url: str
     #: Tells workers apart; partitions are spread by it.
     name: str = field(default_factory=_default_name)
@@ -26,8 +27,8 @@ class WorkerOptions:
     partitions: int = DEFAULT_PARTITIONS
     #: Messages in hand for each partition. A message of our client holds up to some hundred commands.
     prefetch: int = 32
-    #: Seconds between heartbeats to the broker; a frozen worker is replaced after two to three of them.
-    heartbeat: int = 8
+    #: Seconds of a heartbeat: a worker that is frozen or cut off is replaced within two of them.
+    heartbeat: int = 6
     #: Seconds for which a store may be away until the worker lets go of its partitions.
     store_patience: float = 5.0
     #: Seconds that a worker takes at most to finish what is in hand when it is asked to stop.

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import logging
 import os
@@ -15,10 +16,10 @@ from typing import Any
 
 from ..events import StoreConfigError, StoreUnavailable, Topology
 from ..events.topology import DEFAULT_STORE
-from ..events.urls import mask_url
+from ..events.urls import amqp_urls, mask_url
 from ..stores import EventStore
 from .access import warn_of
-from .broker import AmqpBroker, BrokerLostError
+from .broker import TIMEOUT, AmqpBroker, BrokerLostError
 from .clock import ServiceClock
 from .engine import Engine
 from .lane import StoreLostError
@@ -44,12 +45,17 @@ class Worker:
         """Make a worker.
 
         :param stores: by name; the one named ``default`` keeps the topology document, or else the first.
+        :raises ValueError: if the broker's addresses cannot be used.
         """
         if not stores:
             raise StoreConfigError("a worker needs at least one store")
         self._options = options
         self._stores = stores
         self._main = stores.get(DEFAULT_STORE) or next(iter(stores.values()))
+        urls = amqp_urls(options.amqp_url)
+        # In any order, so that not all workers go to the first node; after a loss to the next.
+        self._addresses = itertools.cycle(random.sample(urls, len(urls)))
+        self._connect_timeout = TIMEOUT / len(urls)
         self._clock = ServiceClock(self._main)
         self._stopping = asyncio.Event()
         #: Set while the worker consumes.
@@ -137,7 +143,7 @@ class Worker:
 
     async def _run_session(self, topology: Topology) -> None:
         self._consumed = False
-        broker = AmqpBroker(self._options)
+        broker = AmqpBroker(self._options, next(self._addresses), connect_timeout=self._connect_timeout)
         try:
             if not await self._unless_stopped(self._prepare(broker)):
                 return

@@ -703,13 +703,21 @@ def test_a_client_needs_few_permissions_and_becomes_the_author(
 def test_forwarding_keeps_the_author_it_may_name(
     amqp_url: str, mongo_url: str, add_user: Callable[..., tuple[str, str]], tag: str
 ) -> None:
-    """Given a worker with and without the tag impersonator, when commands are forwarded, then it names whom it may."""
+    """Given a worker with and without the tag impersonator, when commands are forwarded, then it names whom it may.
+
+    Those of others it refuses, rather than to send them on as nobody's. With nobody to tell, they are dead letters.
+    """
     worker, worker_url = add_user(".*", ".*", ".*", tag=tag)
     with running_worker(worker_url, mongo_url) as service:
-        for url, author in ((worker_url, worker), (amqp_url, "holdfast")):
+        for url, author in ((worker_url, worker), (amqp_url, "holdfast"), (amqp_url, "holdfast")):
             sender = Raw(replace(service, amqp_url=url))
-            sender.ask(save("a", 1), "any", user_id=author)
-            events = sender.ask({"op": "history", "key": "a"}, "any")["events"]
-            kept = author if tag or author == worker else None
-            assert events[-1].get("author") == kept
+            answer = sender.ask(save("a", 1), "any", user_id=author)
+            if tag or author == worker:
+                events = sender.ask({"op": "history", "key": "a"}, "any")["events"]
+                assert events[-1]["author"] == author
+            else:
+                assert (answer["status"], answer["error"]["code"]) == ("denied", "no_impersonator")
+                sender.send(save("a", 2), "any", user_id=author)
+                properties, _ = sender.dead_letter()
+                assert properties.headers["x-holdfast-reason"] == "no_impersonator"
             sender.close()

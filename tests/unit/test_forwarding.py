@@ -16,6 +16,7 @@ from support.deliveries import RememberingBroker, delivery
 
 from holdfast.events import partition_of
 from holdfast.events.limits import MAX_MESSAGE_BYTES
+from holdfast.worker.broker import CannotKeepAuthorError
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.ingress import Forwarder, sort_by_partition
 from holdfast.worker.intake import Elsewhere
@@ -39,8 +40,9 @@ KEYS = {partition(key): key for key in map(str, range(200))}
 class Queues:
     """The queues behind the partitions, some of them full, and a forwarder in front of them."""
 
-    def __init__(self, *full: int) -> None:
+    def __init__(self, *full: int, impersonator: bool = True) -> None:
         self.full = set(full)
+        self.impersonator = impersonator
         self.got: defaultdict[int, list[bytes]] = defaultdict(list)
         self.broker = RememberingBroker()
         self.outbox = Outbox(self.broker, stamp=dict)
@@ -49,6 +51,8 @@ class Queues:
     async def _publish(self, taken: Delivery, to: int, body: bytes) -> None:
         assert taken.tag not in self.outbox._load.done, "acknowledged before it was forwarded"
         await asyncio.sleep(0)
+        if taken.author is not None and not self.impersonator:
+            raise CannotKeepAuthorError("scripted: no tag")
         if to in self.full:
             raise DeliveryError(None, Basic.Nack())
         self.got[to].append(body)
@@ -198,6 +202,26 @@ async def test_a_full_queue_does_not_unsay_an_earlier_attempt() -> None:
         ("unknown", "queue_full"),
         ("unavailable", "queue_full"),
     ]
+
+
+async def test_what_cannot_be_passed_on_in_its_senders_name_is_denied() -> None:
+    """Given a worker that may not name the author, when an array is forwarded, then all of it is denied, or buried.
+
+    Also what was delivered before: a denial speaks of this delivery alone.
+    """
+    queues = Queues(impersonator=False)
+    taken = delivery([command(KEYS[1]), command(KEYS[2])], author="ada", redelivered=True)
+    await queues.forwarder.take(taken)
+    silent = delivery(command(KEYS[3]), author="ada", reply_to=None)
+    await queues.forwarder.take(silent)
+    await queues.forwarder.take(delivery(command(KEYS[4])))
+    assert [(answer["id"], answer["status"], answer["error"]["code"]) for answer in queues.told] == [
+        (f"id of {KEYS[1]}", "denied", "no_impersonator"),
+        (f"id of {KEYS[2]}", "denied", "no_impersonator"),
+    ]
+    assert queues.buried == [(silent.body, "no_impersonator")]
+    assert list(queues.got) == [4]
+    assert queues.finished[:2] == [taken.tag, silent.tag]
 
 
 @pytest.mark.parametrize(("message_id", "told"), [("m-1", "m-1"), (None, None)])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.events import mask_url
+from holdfast.events.urls import amqp_urls
 
 SECRET = "s3cr3t"
 
@@ -26,6 +27,9 @@ SECRET = "s3cr3t"
         ("mongodb://db/?tls=true&authMechanismProperties=AWS_SESSION_TOKEN:s3cr3t", "mongodb://db/?tls=true&authMechanismProperties=***"),
         ("amqps://mq/?password=s3cr3t#fragment", "amqps://mq/?password=***#fragment"),
         ("amqps://mq/?auth_token=s3cr3t;x=1", "amqps://mq/?auth_token=***;x=1"),
+        ("amqp://a:s3cr3t@mq1/v,amqps://a:s3cr3t@mq2:5671/v", "amqp://a:***@mq1/v, amqps://a:***@mq2:5671/v"),
+        ("amqp://a:s3c,r3t@mq1/ amqp://a:s3cr3t@mq2/", "amqp://a:***@mq1/, amqp://a:***@mq2/"),
+        ("amqp://mq1,amqp://mq2", "amqp://mq1, amqp://mq2"),
         ("localhost:5672", "localhost:5672"),
         ("", ""),
     ],
@@ -47,6 +51,8 @@ def test_masked(url: str, masked: str) -> None:
         "mongodb://ada:x://s3cr3t@db/x",
         "mongodb://ada:s3cr3t:x@db/x",
         "mongodb://ada:s3cr3t@db?x=a@b",
+        "amqp://ada:x,amqp://s3cr3t@mq/",
+        "amqp://ada:s3cr3t,amqp://x@mq/",
         "ada:s3cr3t@db",
         "mongodb:ada:s3cr3t@db",
     ],
@@ -66,6 +72,46 @@ def test_what_is_no_proper_url(url: str) -> None:
 def test_no_password_is_shown(scheme: str, user: str, before: str, after: str, place: str) -> None:
     """Whatever stands around it, what stands between the first colon and the last @ is not shown."""
     assert SECRET not in mask_url(f"{scheme}{user}:{before}{SECRET}{after}@{place}")
+
+
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("amqp://a:b@mq/v", ["amqp://a:b@mq/v"]),
+        ("amqp://a:b@mq1/v,amqp://a:b@mq2:5673/v", ["amqp://a:b@mq1/v", "amqp://a:b@mq2:5673/v"]),
+        (" amqp://a:b@mq1/\n , amqps://a:c@mq2\tamqp://a:b@mq3/%2F,\n", ["amqp://a:b@mq1/", "amqps://a:c@mq2", "amqp://a:b@mq3/%2F"]),
+        ("amqp://a:b,c@mq1/,amqp://a:b,c@mq2/", ["amqp://a:b,c@mq1/", "amqp://a:b,c@mq2/"]),
+        ("AMQP://mq", ["amqp://mq"]),
+    ],
+)  # fmt: skip
+def test_a_list_of_addresses(text: str, urls: list[str]) -> None:
+    """Commas or white space separate them; what stands within one is its own."""
+    assert [str(url) for url in amqp_urls(text)] == urls
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        "localhost",
+        "http://mq/",
+        "amqp://",
+        "amqp://a:s3cr3t@mq1:5672,mq2:5672/",
+        "amqp://a:s3cr3t@mq1/ mq2",
+        "amqp://a:s3cr3t@mq1/,http://a:s3cr3t@mq2/ x",
+        "amqp://a:s3cr3t@mq1:s3cr3t/",
+        "amqp://a:s3cr3t@mq1/,amqp://b:s3cr3t@mq2/",
+        "amqp://a:s3cr3t@mq1/,amqp://mq2/",
+        "amqp://a:s3cr3t@mq1/v,amqp://a:s3cr3t@mq2/w",
+    ],
+)
+def test_no_list_of_addresses(text: str) -> None:
+    """What cannot be used is refused, and so are addresses that are not one service's; nothing secret is said."""
+    with pytest.raises(ValueError, match="AMQP URL") as refused:
+        amqp_urls(text)
+    assert SECRET not in str(refused.value)
+    assert refused.value.__cause__ is None
 
 
 @given(st.text())
