@@ -39,6 +39,8 @@ async def test_what_a_death_leaves_of_one_write(cluster: Cluster, step: Step) ->
     async with raw_client(cluster.amqp_url) as raw:
         await raw.send(save("before", "k", "old"), partition("k"))
         await raw.answers("before")
+        # An answer is heard before its worker has gone on.
+        await cluster.until(lambda: cluster.waiting() == 0, "all acknowledged")
         worker.die_at(step)
         await raw.send(save("deadly", "k", "new", concurrency="first-write"), partition("k"))
         await raw.send(save("mortal", "k", "newer"), partition("k"))
