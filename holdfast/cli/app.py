@@ -5,9 +5,11 @@ import sys
 
 import typer
 
+from ..dead import NoSuchLetterError
 from ..events import ConflictError, HoldfastError
 from ..local import LocalStackError
 from . import servers, state
+from .dead import dead
 from .terminal import fail
 
 #: Exit code for wrong arguments, as in sysexits.h: typer's own, 2, means that a key is absent.
@@ -17,7 +19,7 @@ app = typer.Typer(
     name="holdfast",
     help="Durable, versioned application state over RabbitMQ and MongoDB. "
     "Settings come from the environment, HOLDFAST_*; `holdfast worker --help` names them.",
-    epilog="Exit codes: 0 done, 1 failed, 2 the key is absent, 3 conflict, 64 wrong arguments.",
+    epilog="Exit codes: 0 done, 1 failed, 2 the key, or the dead letter, is absent, 3 conflict, 64 wrong arguments.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +32,7 @@ app.command()(state.save)
 app.command()(state.read)
 app.command()(state.delete)
 app.command()(state.history)
+app.add_typer(dead)
 
 
 def main() -> None:
@@ -44,6 +47,8 @@ def main() -> None:
         sys.exit(1)
     except typer.Abort:
         sys.exit(130)
+    except NoSuchLetterError as missing:
+        fail(str(missing), 2)
     except ConflictError as conflict:
         fail(f"conflict: {conflict}", 3)
     except (HoldfastError, LocalStackError, OSError) as fault:

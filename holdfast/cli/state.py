@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ..client import Client
 from ..client.entry import to_datetime
@@ -14,7 +15,7 @@ from ..events.codec import parse_json
 from ..events.topology import DEFAULT_STORE
 from .options import AmqpUrl, Etag, Key, Store, Timeout
 from .service import ask_service
-from .terminal import fail, out, print_json
+from .terminal import fail, out, print_json, printable
 
 
 def save(
@@ -103,7 +104,8 @@ def history(
     for event in events:
         value = orjson.dumps(event.get("value")).decode() if event["type"] == "saved" else ""
         when = to_datetime(event["time"]).isoformat(timespec="milliseconds")
-        table.add_row(str(event["version"]), event["type"], when, event.get("author", ""), value)
+        cells = (str(event["version"]), event["type"], when, event.get("author", ""), value)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     out.print(table)
 
 

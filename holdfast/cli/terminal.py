@@ -15,6 +15,13 @@ def print_json(data: Any) -> None:
     sys.stdout.write(orjson.dumps(data).decode() + "\n")
 
 
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal might take for an order."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", errors="surrogatepass").decode() for char in text
+    )
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Say in one line what is wrong, and end with this exit code."""
     err.print(f"holdfast: {message}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from holdfast.events import partition_of
 from holdfast.local import LocalStack, MongoReplicaSet
 
 SECRET = "hunter2"
-COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history"]
+COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "dead"]
 
 Done = subprocess.CompletedProcess[str]
 
@@ -133,6 +133,17 @@ def test_history_as_table_and_as_json(cli: Callable[..., Done]) -> None:
     assert cli("history", "never").returncode == 0
 
 
+def test_a_history_shows_values_as_they_are(cli: Callable[..., Done]) -> None:
+    """Given values that a terminal or a markup language would obey, when listed, then they come out as text."""
+    cli("save", "markup", '"[/nothing] [red]no[/red]"')
+    cli("save", "markup", '"\u009b31m"')
+    table = cli("history", "markup")
+    assert table.returncode == 0
+    assert '"[/nothing]' in table.stdout
+    assert "[red]no[/red]" in table.stdout
+    assert '"\\x9b31m"' in table.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -162,7 +173,7 @@ def test_help(command: list[str]) -> None:
     words = " ".join(done.stdout.split())
     if not command:
         assert all(f" {name} " in words for name in COMMANDS)
-        assert "2 the key is absent, 3 conflict" in words
+        assert "2 the key, or the dead letter, is absent, 3 conflict" in words
     if command == ["worker"]:
         assert "HOLDFAST_CONFIG_FILE: TOML file with stores" in words
 
