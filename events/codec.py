@@ -125,7 +125,7 @@ def _decode_one(data: Any) -> Command | BadCommand:
             return _one.validate_python(data)
         except ValidationError as error:
             fault = _explain(error)
-    return BadCommand(fault, _usable_id(data), data)
+    return BadCommand(fault, usable_id(data), data)
 
 
 def _refuse_equal_ids(commands: list[Command | BadCommand], data: list[Any]) -> None:
@@ -139,7 +139,8 @@ def _refuse_equal_ids(commands: list[Command | BadCommand], data: list[Any]) -> 
         seen.add(command.id)
 
 
-def _usable_id(data: Any) -> str | None:
+def usable_id(data: Any) -> str | None:
+    """The id of a command that may be anything, for its answer; None if it has none that is one."""
     command_id = data.get("id") if isinstance(data, dict) else None
     try:
         return check_id(command_id) if isinstance(command_id, str) else None

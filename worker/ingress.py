@@ -6,7 +6,7 @@ so that there is one place that judges commands.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import orjson
 from aio_pika.exceptions import DeliveryError
 
 from ..events import InvalidError, Status, partition_of
-from ..events.codec import parse_json
-from ..events.limits import MAX_MESSAGE_BYTES
+from ..events.codec import parse_json, usable_id
+from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
 from ..events.topology import DEFAULT_STORE
 from .broker import CannotKeepAuthorError
@@ -63,22 +63,23 @@ class Forwarder:
 
     async def pass_on(self, elsewhere: Elsewhere) -> None:
         """Forward the commands of a message that came to a wrong partition."""
+        delivery = elsewhere.delivery
         await asyncio.gather(
             *(
-                self._forward(
-                    elsewhere.delivery,
-                    partition,
-                    orjson.dumps(items if elsewhere.delivery.is_array else items[0]),
-                    items,
-                )
+                self._forward(delivery, partition, body, part)
                 for partition, items in elsewhere.parts.items()
+                for body, part in (in_messages(items) if delivery.is_array else [(delivery.body, items)])
             )
         )
 
     async def _forward(self, delivery: Delivery, partition: int, body: bytes, items: list[Any]) -> None:
         refused: _Refusal | None = None
         try:
-            await self._publish(delivery, partition, body)
+            if delivery.is_array and len(body) > MAX_MESSAGE_BYTES:
+                message = f"takes {len(body)} bytes as it is written, and a message is limited to {MAX_MESSAGE_BYTES}"
+                refused = _Refusal(Status.TOO_LARGE, code="too_large", message=message)
+            else:
+                await self._publish(delivery, partition, body)
         except DeliveryError:
             # The queue is full or gone. Waiting for it would hold up every other partition.
             message = f"partition {partition} takes no more commands at the moment"
@@ -89,17 +90,31 @@ class Forwarder:
         if refused is not None and delivery.reply_to is None:
             self._outbox.bury(delivery, body, reason=refused.code, detail=refused.message)
         for item in items:
-            command_id = item.get("id") if isinstance(item, dict) else None
-            if not isinstance(command_id, str):
-                command_id = None if delivery.is_array else delivery.message_id
             reply = None
             if refused is not None:
+                has_id = delivery.is_array or (isinstance(item, dict) and "id" in item)
+                command_id = usable_id(item if has_id else {"id": delivery.message_id})
                 status = refused.status
                 # Of a message that was delivered before, a worker may have forwarded this already, before it died.
                 if status is Status.UNAVAILABLE and delivery.redelivered and may_change(item):
                     status = Status.UNKNOWN
                 reply = {"id": command_id, **error(status, refused.code, refused.message)}
             self._outbox.answer(delivery, reply)
+
+
+def in_messages(items: list[Any]) -> Iterator[tuple[bytes, list[Any]]]:
+    """Commands as bodies within the limit of a message; one that is larger by itself goes alone.
+
+    They came in one message, but written again they may take up to four times as many bytes: a 1e15, and there may be
+    many of them, is written as 1000000000000000.0.
+    """
+    body = orjson.dumps(items)
+    if len(body) <= MAX_MESSAGE_BYTES or len(items) == 1:
+        yield body, items
+    else:
+        middle = len(items) // 2
+        yield from in_messages(items[:middle])
+        yield from in_messages(items[middle:])
 
 
 def may_change(item: Any) -> bool:
@@ -121,17 +136,21 @@ def sort_by_partition(body: bytes, partitions: int) -> tuple[dict[int, tuple[byt
         return whole, False
     if not isinstance(data, list):
         return {_partition(data, partitions): (body, [data])}, False
+    if len(data) > MAX_MESSAGE_COMMANDS:
+        return whole, False
     parts: dict[int, list[Any]] = {}
     for item in data:
         parts.setdefault(_partition(item, partitions), []).append(item)
     if len(parts) == 1:
         return {partition: (body, items) for partition, items in parts.items()}, True
     try:
-        return {partition: (orjson.dumps(items), items) for partition, items in parts.items()}, True
+        written = {partition: (orjson.dumps(items), items) for partition, items in parts.items()}
+        if all(len(part) <= MAX_MESSAGE_BYTES for part, _ in written.values()):
+            return written, True
     except (TypeError, RecursionError):
-        # Some element cannot be written again as it came (an integer beyond 64 bits, say). A command may be
-        # processed anywhere, if at a cost, so the whole goes to one place as it is.
-        return {0: (body, data)}, True
+        pass  # some element cannot be written again as it came (an integer beyond 64 bits, say)
+    # A command may be processed anywhere, if at a cost, so the whole goes to one place as it is.
+    return {0: (body, data)}, True
 
 
 def _partition(item: Any, partitions: int) -> int:

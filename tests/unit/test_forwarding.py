@@ -15,7 +15,7 @@ from support.commands import wire
 from support.deliveries import RememberingBroker, delivery
 
 from holdfast.events import partition_of
-from holdfast.events.limits import MAX_MESSAGE_BYTES
+from holdfast.events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from holdfast.worker.broker import CannotKeepAuthorError
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.ingress import Forwarder, sort_by_partition
@@ -288,3 +288,72 @@ def test_no_message_breaks_the_sorting(body: bytes, partitions: int) -> None:
         assert (orjson.loads(body), is_array) == ([], True)
     else:
         assert sum(len(items) for _, items in parts.values()) == len(orjson.loads(body))
+
+
+# -- sizes
+
+
+def bulky(key: str, count: int) -> bytes:
+    """A command that takes nearly four times as many bytes when it is written again."""
+    return b'{"op":"save","id":"id of %s","key":"%s","value":[%s]}' % (
+        key.encode(),
+        key.encode(),
+        b",".join([b"1e15"] * count),
+    )
+
+
+def test_an_array_of_too_many_commands_goes_as_a_whole() -> None:
+    """Given more commands than a message may have, when they are sorted, then they are left to whoever refuses them."""
+    items = [command(key) for key in KEYS.values()] * (MAX_MESSAGE_COMMANDS // len(KEYS) + 1)
+    body = orjson.dumps(items)
+    assert sort_by_partition(body, PARTITIONS) == ({0: (body, [None])}, False)
+
+
+def test_parts_that_grow_beyond_a_message_keep_the_whole_together() -> None:
+    """Given an array that was small enough, when a part of it would not be any more, then it goes as it came."""
+    body = b"[" + bulky(KEYS[2], 400_000) + b"," + bulky(KEYS[3], 1) + b"]"
+    assert len(body) < MAX_MESSAGE_BYTES
+    parts, is_array = sort_by_partition(body, PARTITIONS)
+    assert {to: (part, len(items)) for to, (part, items) in parts.items()} == {0: (body, 2)}
+    assert is_array
+
+
+async def test_what_grows_beyond_a_message_is_passed_on_in_several() -> None:
+    """Given commands on a wrong partition that are too large together when written again, then they go in parts."""
+    queues = Queues()
+    body = b"[" + b",".join(bulky(f"{n}", 50_000) for n in range(8)) + b"]"
+    taken = delivery(body)
+    taken.is_array = True
+    queues.outbox.expect(taken, 8)
+    await queues.forwarder.pass_on(Elsewhere(taken, {5: orjson.loads(body)}))
+    assert all(len(part) <= MAX_MESSAGE_BYTES for part in queues.got[5])
+    together = [item["id"] for part in queues.got[5] for item in orjson.loads(part)]
+    assert together == [f"id of {n}" for n in range(8)]
+    assert queues.finished == [taken.tag]
+
+
+@pytest.mark.parametrize("reply_to", ["somebody", None])
+async def test_a_command_that_grows_beyond_a_message_is_told(reply_to: str | None) -> None:
+    """Given one command that does not fit into a message of its own any more, then it is refused under its id."""
+    queues = Queues()
+    body = b"[" + bulky("large", 500_000) + b"," + bulky("small", 1) + b"]"
+    taken = delivery(body, reply_to=reply_to)
+    taken.is_array = True
+    queues.outbox.expect(taken, 2)
+    await queues.forwarder.pass_on(Elsewhere(taken, {5: orjson.loads(body)}))
+    assert [item["id"] for part in queues.got[5] for item in orjson.loads(part)] == ["id of small"]
+    if reply_to:
+        assert [(told["id"], told["status"]) for told in queues.told] == [("id of large", "too_large")]
+    else:
+        assert [(orjson.loads(part)[0]["id"], reason) for part, reason in queues.buried] == [
+            ("id of large", "too_large")
+        ]
+    assert queues.finished == [taken.tag]
+
+
+@pytest.mark.parametrize("bad_id", ["x" * 1_000_000, "", "a\0", 7, None])
+async def test_an_id_that_is_none_does_not_come_back(bad_id: Any) -> None:
+    """Given a command whose id is no id, when its queue is full, then the answer has none, however long it is."""
+    queues = Queues(2)
+    await queues.forwarder.take(delivery(command(KEYS[2], id=bad_id), message_id="m"))
+    assert [told["id"] for told in queues.told] == [None]
