@@ -10,6 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from ..events import HoldfastError, Status, StoreUnavailable
 from ..events.replies import error
 from .batch import Batch, Request
+from .decide import Answer
 from .engine import Engine
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,10 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 #: Turns of the event loop without a new request after which a batch begins. A frame takes some to become one.
 ARRIVAL_TURNS = 4
+
+
+#: Stands in the place of an answer that has left.
+HANDED_OUT: Answer = {}
 
 
 class StoreLostError(HoldfastError):
@@ -80,6 +85,9 @@ class Lane:
         answered = batch.take()
         if answered:
             self._answered(answered)
+            for request in answered:
+                # The engine still has the requests of its round. Their values must not stay with them.
+                request.answer = HANDED_OUT
         if self._room is not None:
             await self._room()
         # The store has just answered. What the wait took is none of its fault.

@@ -4,7 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,8 @@ from support.scripted import Proceed, ScriptedStore, as_it_is, away, lost_after,
 from holdfast.events import Record, StoreError
 from holdfast.stores import Appended
 from holdfast.worker import Engine, Request
-from holdfast.worker.lane import MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, Lane, StoreLostError, gather
+from holdfast.worker.engine import SLICE_BYTES
+from holdfast.worker.lane import HANDED_OUT, MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, Lane, StoreLostError, gather
 
 # -- gathering
 
@@ -60,18 +63,21 @@ class Running:
 
     def __init__(self, engine: Engine, patience: float = 5.0) -> None:
         self.answered: list[list[Request]] = []
+        self.handed_out: list[Request] = []
         self.failed: list[tuple[Request, str]] = []
         self._news = asyncio.Event()
         self.lane = Lane(engine, answered=self._on_answered, failed=self._on_failed, patience=patience)
         self.task = asyncio.create_task(self.lane.run())
 
     def _on_answered(self, made: list[Request]) -> None:
-        self.answered.append(made)
+        # As they are now: a lane keeps nothing of an answer that has left.
+        self.answered.append([replace(each) for each in made])
+        self.handed_out += made
         self._news.set()
 
     def _on_failed(self, made: Request, fault: BaseException) -> None:
         assert made.answer is not None
-        assert not any(made in batch for batch in self.answered), "told of after it was answered"
+        assert made not in self.handed_out, "told of after it was answered"
         self.failed.append((made, str(fault)))
 
     async def until(self, count: int) -> list[str]:
@@ -105,7 +111,53 @@ async def test_requests_are_answered_in_order_and_once() -> None:
         lane.lane.add(made[:1])
         lane.lane.add(made[1:])
         assert await lane.until(4) == ["ok v1", "ok v1", "ok v2", "absent"]
-        assert [each for batch in lane.answered for each in batch] == made
+        assert lane.handed_out == made
+
+
+async def test_answers_that_have_left_stay_with_nobody() -> None:
+    """Given large values that are read at once, when a slice has left, then the lane waits for room, and keeps none."""
+    store = await ScriptedStore.opened()
+    await apply(engine_on(store.inner), *(save(f"k{number}", "x" * SLICE_BYTES) for number in range(4)))
+    room = asyncio.Event()
+    waits: list[int] = []
+    async with running(engine_on(store)) as lane:
+
+        async def wait_for_room() -> None:
+            waits.append(len(lane.handed_out))
+            await room.wait()
+
+        lane.lane._room = wait_for_room
+        lane.lane.add(requests(*(read(f"k{number}") for number in range(4))))
+        await lane.until(1)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert waits == [1]
+        assert [each.answer for each in lane.handed_out] == [HANDED_OUT]
+
+        room.set()
+        assert await lane.until(4) == ["ok v1"] * 4
+        assert waits == [1, 2, 3, 4, 4]
+
+
+async def test_waiting_for_room_is_no_fault_of_the_store() -> None:
+    """Given a wait that is longer than the patience, when the store then fails once, then the lane is still patient."""
+    store = await ScriptedStore.opened()
+    await apply(engine_on(store.inner), *(save(f"k{number}", "x" * SLICE_BYTES) for number in range(2)))
+    store.script("events", only_the_first, away, as_it_is)
+    async with running(engine_on(store), patience=0.3) as lane:
+
+        async def wait_for_room() -> None:
+            await asyncio.sleep(0.5)
+
+        lane.lane._room = wait_for_room
+        lane.lane.add(requests(*(read(f"k{number}") for number in range(2))))
+        assert await lane.until(2) == ["ok v1"] * 2
+        assert store.finished
+
+
+async def only_the_first(proceed: Proceed, _: Any) -> Any:
+    """Events of which one came."""
+    return dict(list((await proceed()).items())[:1])
 
 
 async def test_what_comes_during_an_append_is_the_next_batch() -> None:
