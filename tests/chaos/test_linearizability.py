@@ -24,6 +24,9 @@ def swap(id: str, begin: int, end: int, version: int, of: str) -> Operation:  # 
     return save(id, begin, end, version, etag=make_etag(version - 1, of))
 
 
+#: Their etags differ by nothing but the version.
+TWIN, OTHER_TWIN = "i56331", "i146663"
+
 A1 = save("a", 0, 10, 1)
 B2 = save("b", 20, 30, 2)
 
@@ -92,6 +95,40 @@ PAIRS: dict[str, tuple[list[Operation], list[Operation]]] = {
     "conflict of a delete without a condition": (
         [A1, conflict(delete("d", 20, 30), "a", 1)],
         [A1, conflict(delete("d", 20, 30, etag="7-x"), "a", 1)],
+    ),
+    "conflict of a delete that found nothing": (
+        [conflict(delete("d", 20, 30), None, 0)],
+        [conflict(delete("d", 20, 30, etag="7-x"), None, 0)],
+    ),
+    "repeat of a delete that conflicts with itself": (
+        [
+            A1,
+            delete("d", 20, 30, etag=make_etag(1, "a")),
+            conflict(delete("d", 40, 50, etag=make_etag(1, "a")), None, 2),
+        ],
+        [A1, delete("d", 20, 30, etag=make_etag(1, "a")), delete("d", 40, 50, etag=make_etag(1, "a"))],
+    ),
+    "delete that has to wait for an unknown one": (
+        [
+            A1,
+            unknown("x", 12, op="delete", etag=make_etag(1, "b")),
+            delete("d", 12, 100),
+            save("b", 30, 40, 3),
+            read(50, 60, "b", 3),
+            read(105, 110, None),
+        ],
+        [
+            A1,
+            unknown("x", 12, op="delete", etag=make_etag(1, "a")),
+            delete("d", 12, 100),
+            save("b", 30, 40, 3),
+            read(50, 60, "b", 3),
+            read(105, 110, None),
+        ],
+    ),
+    "two unknown ones whose etags are namesakes": (
+        [A1, unknown(TWIN, 12), read(40, 50, TWIN, 2), save("b", 60, 70, 4)],
+        [A1, unknown(TWIN, 12), unknown(OTHER_TWIN, 12), read(40, 50, TWIN, 2), save("b", 60, 70, 4)],
     ),
     "false ok of a stale swap": (
         [A1, B2, swap("c", 40, 50, 2, "a")],
@@ -307,6 +344,10 @@ def test_what_is_right_beside_it_is_accepted(name: str) -> None:
     found = check_key("default", "k", right)
     assert found.result is Result.LINEARIZABLE
     assert found.explanation == ""
+
+
+def test_the_namesakes_are_some() -> None:
+    assert make_etag(2, TWIN) == make_etag(2, OTHER_TWIN)
 
 
 def test_keys_and_stores_are_independent() -> None:

@@ -29,19 +29,21 @@ def simulate(
     unknown: float = 0.2,
     happened: float = 0.5,
     repeats: float = 0.2,
+    conditions: float = 0.4,
     spread: float = 3.0,
 ) -> list[Operation]:
     """A history of one key that is linearizable because it happened: each command at one moment, within its call.
 
     :param unknown: how many writes have no answer; ``happened`` of these did happen.
     :param repeats: how many writes are called again under their ids.
+    :param conditions: how many writes have an etag, most of them the right one.
     :param spread: how long calls take before and after their moments, in commands.
     """
     states = [NEVER]
     history: list[Operation] = []
     for number in range(commands):
         moment = number * STEP
-        call = _call(random, number, states, moment - _span(random, spread))
+        call = _call(random, number, states, conditions, moment - _span(random, spread))
         asked = _Asked(call.id, call.op, canonical(call.value), call.etag, call.concurrency)
         returned = moment + _span(random, spread)
         again = call.op != "read" and random.random() < repeats
@@ -66,10 +68,10 @@ def _span(random: Random, spread: float) -> int:
     return random.choice((0, 1, STEP, round(random.random() * spread * STEP)))
 
 
-def _call(random: Random, number: int, states: Sequence[State], invoked: int) -> Operation:
+def _call(random: Random, number: int, states: Sequence[State], conditions: float, invoked: int) -> Operation:
     op = random.choices(("save", "delete", "read"), (5, 2, 3))[0]
     etag = None
-    if op != "read" and random.random() < 0.4:
+    if op != "read" and random.random() < conditions:
         etag = states[-1].etag if random.random() < 0.7 else random.choice(states).etag
     return Operation(
         client=f"c{number}",
@@ -140,14 +142,20 @@ def damage(random: Random, history: Sequence[Operation]) -> list[Operation]:
         changes += [replace(one, **told), replace(one, answer_value=other.answer_value)]
     if one.op == "read" and one.exists:
         changes.append(_untold(one, Outcome.OK, exists=False))
-    if one.op != "read" and one.returned is not None:
-        changes.append(_untold(one, Outcome.REFUSED, error="Unavailable"))
+    if one.op != "read":
+        changes.append(refuse(one))
         changes.append(_untold(one, Outcome.UNKNOWN))
     if one.consistency == "eventual":
         changes.append(replace(one, consistency="strong"))
     if changes:
         damaged[place] = random.choice(changes)
     return damaged
+
+
+def refuse(operation: Operation) -> Operation:
+    """The same call, told that it was certainly not applied."""
+    returned = operation.invoked if operation.returned is None else operation.returned
+    return _untold(operation, Outcome.REFUSED, error="Unavailable", returned=returned)
 
 
 def is_linearizable(history: Sequence[Operation]) -> bool:
