@@ -21,8 +21,8 @@ HOP_HEADER: Final = "x-holdfast-hop"
 #: Why a message is in the dead letter queue: a code and a sentence.
 REASON_HEADER: Final = "x-holdfast-reason"
 DETAIL_HEADER: Final = "x-holdfast-detail"
-#: What else a worker notes on a dead letter: its own id, which a replay takes along, when it was buried (milliseconds,
-#: the worker's clock), the queue that the message was in, how often it was delivered, and what it said of its sender.
+#: What else a worker notes on a dead letter: its own id, when it was buried (milliseconds, the worker's clock), the
+#: queue that the message was in, how often it was delivered, and what it said of its sender.
 LETTER_HEADER: Final = "x-holdfast-letter"
 TIME_HEADER: Final = "x-holdfast-time"
 QUEUE_HEADER: Final = "x-holdfast-queue"
@@ -30,6 +30,9 @@ DELIVERIES_HEADER: Final = "x-holdfast-deliveries"
 AUTHOR_HEADER: Final = "x-holdfast-author"
 MESSAGE_ID_HEADER: Final = "x-holdfast-message-id"
 REPLY_TO_HEADER: Final = "x-holdfast-reply-to"
+#: Marks a message that is replayed from a dead letter, and names the letter. If it fails again it is not buried again:
+#: the letter stands in its queue until the replay is answered.
+REPLAY_HEADER: Final = "x-holdfast-replay"
 
 #: How long one of Holdfast's queues waits for an acknowledgement, in milliseconds: far above anything that a message is
 #: held for.

@@ -23,7 +23,7 @@ from ..events import HoldfastError, partition_queue
 from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, HOP_HEADER, INGRESS
 from ..events.urls import mask_url
 from ..reasons import reason_of
-from .burial import burial_headers
+from .burial import burial_headers, replayed
 from .delivery import Delivery
 from .options import WorkerOptions
 from .ownership import priority
@@ -257,7 +257,13 @@ class AmqpBroker:
         return True
 
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
-        """Put a body into the dead letter queue, with the reason and what it takes to send it again in the headers."""
+        """Put a body into the dead letter queue, with the reason and what it takes to send it again in the headers.
+
+        What was replayed from there stands there still, and is not put there a second time.
+        """
+        if replayed(delivery):
+            log.warning("a dead letter that was replayed failed again, and stays where it is: %s", reason)
+            return
         message = aio_pika.Message(
             body,
             content_type="application/json",
@@ -285,7 +291,7 @@ class AmqpBroker:
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
             user_id=delivery.author,
-            headers={HOP_HEADER: 1},
+            headers={HOP_HEADER: 1, **replayed(delivery)},
         )
         queue, author = partition_queue(partition), delivery.author
         with translated("forwarding", passing=(DeliveryError, CannotKeepAuthorError)):

@@ -1,6 +1,5 @@
 """Burials: what a dead letter tells about the message that it was."""
 
-import re
 import secrets
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..events.topology import (
     MESSAGE_ID_HEADER,
     QUEUE_HEADER,
     REASON_HEADER,
+    REPLAY_HEADER,
     REPLY_TO_HEADER,
     TIME_HEADER,
 )
@@ -20,22 +20,23 @@ from .delivery import Delivery
 #: Characters of a dead letter's detail, which may quote what was sent: headers have to fit into one frame.
 MAX_DETAIL = 1000
 
-_LETTER_ID = re.compile(r"[0-9a-f]{16}")
+
+def replayed(delivery: Delivery) -> dict[str, Any]:
+    """The header that tells that a message is replayed from a dead letter, which then still stands in its queue.
+
+    Empty if it is not: whoever replays one waits for the answer, so that it has an address for that.
+    """
+    letter = delivery.headers.get(REPLAY_HEADER)
+    return {REPLAY_HEADER: letter} if isinstance(letter, str) and delivery.reply_to is not None else {}
 
 
 def burial_headers(delivery: Delivery, *, reason: str, detail: str, now: int) -> dict[str, Any]:
-    """The headers of a dead letter.
-
-    A message that is replayed from the dead letter queue brings the id of its letter along: if it fails again, it is
-    the same letter. Everybody else gets an id that nobody can guess.
+    """The headers of a dead letter. Each has an id that nobody can guess.
 
     :param now: milliseconds since 1970.
     """
-    letter = delivery.headers.get(LETTER_HEADER)
-    if not (isinstance(letter, str) and _LETTER_ID.fullmatch(letter)):
-        letter = secrets.token_hex(8)
     noted = {
-        LETTER_HEADER: letter,
+        LETTER_HEADER: secrets.token_hex(8),
         REASON_HEADER: reason,
         DETAIL_HEADER: detail[:MAX_DETAIL],
         TIME_HEADER: now,

@@ -72,14 +72,14 @@ def list_(
     wanted = Filter(reason=reason, op=op, store=store, key=key)
 
     async def work(queue: DeadLetterQueue, lines: IO[str]) -> tuple[int, int]:
-        seen: set[bytes] = set()
+        seen: set[str] = set()
         shown = 0
         async for page in queue.pages():
             for _, letter in page:
-                # The copies that a replay has left behind when it was cut off are one letter.
-                if letter.signature in seen:
+                # A copy that the broker made of a letter that was replayed.
+                if letter.id in seen:
                     continue
-                seen.add(letter.signature)
+                seen.add(letter.id)
                 if not wanted.takes(letter):
                     continue
                 if limit and shown == limit:
@@ -169,8 +169,8 @@ def replay(
                     answered = answered or outcome.status != "unknown"
                     tell(outcome)
 
-                settled = await replayer.replay([letter for _, letter in held], told=told)
-                await queue.remove(each for each, done in zip(held, settled, strict=True) if done)
+                done = await replayer.replay([letter for _, letter in held], told=told)
+                await queue.remove(each for each, gone in zip(held, done, strict=True) if gone)
                 if sender.lost:
                     raise Unavailable("the connection to the broker was lost; the letters that are left stay")
                 if not answered:
@@ -201,16 +201,16 @@ def discard(
     """Throw dead letters away, for good, and print what they were. Asks before."""
     wanted = _wanted(names, every, Filter(reason=reason, op=op, store=store, key=key))
 
-    async def look(url: str, seconds: float) -> set[bytes]:
+    async def look(url: str, seconds: float) -> set[str]:
         async with _dead_letters(url, seconds) as queue:
-            return {held.letter.signature async for page in _choose(queue, wanted) for held in page}
+            return {held.letter.id async for page in _choose(queue, wanted) for held in page}
 
     async def throw(url: str, seconds: float, file: IO[bytes] | None) -> int:
         thrown = 0
         async with _dead_letters(url, seconds) as queue:
             async for page in _choose(queue, wanted):
                 # Nobody was asked about what has come since.
-                held = [each for each in page if each.letter.signature in meant]
+                held = [each for each in page if each.letter.id in meant]
                 if file is not None:
                     file.writelines(_json_line(letter.record()).encode() for _, letter in held)
                     file.flush()

@@ -22,6 +22,7 @@ from ..events.topology import (
     MESSAGE_ID_HEADER,
     QUEUE_HEADER,
     REASON_HEADER,
+    REPLAY_HEADER,
     REPLY_TO_HEADER,
     TIME_HEADER,
 )
@@ -61,7 +62,7 @@ class DeadLetter:
     was, with its validated ``user_id``, and such headers in it would be its sender's word only.
     """
 
-    #: Sixteen hex digits. Copies of one letter, which a replay that was cut off can leave behind, have the same.
+    #: Sixteen hex digits. A copy, which the broker makes if it gives up a message that was replayed, has the same.
     id: str
     reason: str
     detail: str
@@ -89,7 +90,7 @@ class DeadLetter:
         death = _death(headers)
         if death is None and REASON_HEADER in headers:
             return cls(
-                id=_letter_id(headers) or _digest(message.body, headers),
+                id=_letter_id(headers, LETTER_HEADER) or _digest(message.body, headers),
                 reason=_text(headers[REASON_HEADER]) or UNKNOWN,
                 detail=_text(headers.get(DETAIL_HEADER)) or "",
                 body=message.body,
@@ -107,9 +108,9 @@ class DeadLetter:
         said = (properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id)
         unreadable = headers.get(UNREADABLE_HEADER)
         return cls(
-            # A replayed message brings the id of its letter along. Of any other everything that tells it from others
-            # is hashed: those that have the same are the same to everybody.
-            id=_letter_id(headers) or _digest(message.body, said, told),
+            # A replayed message names its letter. Of any other everything that tells it from others is hashed: those
+            # that have the same are the same to everybody.
+            id=_letter_id(headers, REPLAY_HEADER) or _digest(message.body, said, told),
             reason=reason,
             detail=_DETAILS.get(reason, "") if unreadable is None else f"its properties cannot be read: {unreadable}",
             body=message.body,
@@ -143,11 +144,6 @@ class DeadLetter:
             return self.body.decode()
         except UnicodeDecodeError:
             return None
-
-    @property
-    def signature(self) -> bytes:
-        """The same for copies of one letter, and for nothing else."""
-        return blake2b(self.id.encode() + b"\0" + self.body, digest_size=12).digest()
 
     def summary(self) -> dict[str, Any]:
         """What a list shows of it, fit for JSON. Of several commands it shows the first."""
@@ -220,8 +216,8 @@ def _death(headers: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
-def _letter_id(headers: Mapping[str, Any]) -> str | None:
-    letter = headers.get(LETTER_HEADER)
+def _letter_id(headers: Mapping[str, Any], header: str) -> str | None:
+    letter = headers.get(header)
     return letter if isinstance(letter, str) and is_letter_id(letter) else None
 
 

@@ -1,7 +1,7 @@
-"""Replaying: the commands of dead letters are sent again under their own ids, and what has been settled is removed.
+"""Replaying: the commands of dead letters are sent again under their own ids, and letters that are done are removed.
 
-What was sent again is removed from the dead letter queue only after its answer. Whoever is cut off in between leaves a
-letter whose command has been applied: replayed once more it gets the same answer.
+A letter is removed only after the answers to all its commands. Whoever is cut off before leaves a letter whose commands
+may have been applied: replayed once more they get the same answers.
 """
 
 import asyncio
@@ -44,12 +44,10 @@ class Outcome:
     #: A reply's status; or ``refused``, if it was not sent; or ``newer``, if it would undo what came later.
     status: str
     note: str
-    #: Whether the letter need not be kept for it: it is done, or a worker has buried it anew.
-    settled: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether it is done."""
+        """Whether it is done, so that the letter need not be kept for it."""
         return self.status == "ok"
 
 
@@ -71,12 +69,10 @@ class Step:
             return "", ""
         return self.command.store, self.command.key
 
-    def outcome(self, status: str, note: str, *, settled: bool = False) -> Outcome:
+    def outcome(self, status: str, note: str) -> Outcome:
         """What became of it."""
         store, key = self.place
-        return Outcome(
-            self.letter.id, self.command.id, self.command.op, store or None, key or None, status, note, settled
-        )
+        return Outcome(self.letter.id, self.command.id, self.command.op, store or None, key or None, status, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,24 +181,22 @@ class Replayer:
         self._force = force
         self._as_me = as_me
         self._made: dict[tuple[str, str], Made] = {}
-        #: Commands that a worker has buried anew, by letter and id: a second copy must not be buried a second time.
-        self._buried: dict[tuple[str, str], Outcome] = {}
 
     async def replay(self, letters: Iterable[DeadLetter], *, told: Callable[[Outcome], None]) -> list[bool]:
         """Replay some letters.
 
         :param told: called with what became of each command, as soon as it is known.
-        :returns: for each letter whether it is settled, and has to be removed.
+        :returns: for each letter whether all of it is done, so that it has to be removed.
         """
         chains: dict[tuple[str, str], list[tuple[int, Step]]] = {}
-        settled: list[bool] = []
+        done: list[bool] = []
 
         def tell(number: int, outcome: Outcome) -> None:
-            settled[number] = settled[number] and outcome.settled
+            done[number] = done[number] and outcome.ok
             told(outcome)
 
         for number, letter in enumerate(letters):
-            settled.append(True)
+            done.append(True)
             for item in prepare(letter, now=self._sender.now(), force=self._force):
                 if isinstance(item, Outcome):
                     tell(number, item)
@@ -216,14 +210,11 @@ class Replayer:
         async with asyncio.TaskGroup() as group:
             for chain in chains.values():
                 group.create_task(run(chain))
-        return settled
+        return done
 
     async def _take(self, step: Step) -> Outcome:
-        twin = (step.letter.id, step.command.id)
-        if twin in self._buried:
-            return self._buried[twin]
         try:
-            outcome = await self._send(step)
+            return await self._send(step)
         except NotInTheirNameError as fault:
             return step.outcome(
                 REFUSED, f"{fault}. Give it the tag `impersonator`, or send it in your own name with --as-me"
@@ -234,9 +225,6 @@ class Replayer:
             return step.outcome("unknown", f"{fault}: it may have been applied. Replay it again to know")
         except HoldfastError as fault:
             return step.outcome(REFUSED, str(fault))
-        if outcome.status == "internal":
-            self._buried[twin] = outcome
-        return outcome
 
     async def _send(self, step: Step) -> Outcome:
         wire, guarded = step.wire, False
@@ -255,10 +243,8 @@ class Replayer:
         if reply.status == "ok":
             if reply.changed and reply.version:
                 self._made[step.place] = Made(reply.version, step.order)
-            return step.outcome("ok", _success(reply.version, reply.changed), settled=True)
+            return step.outcome("ok", _success(reply.version, reply.changed))
         note = f"{error.code}: {error.message}" if error is not None else ""
-        if reply.status == "internal":
-            return step.outcome("internal", f"{note}. It is a dead letter again", settled=True)
         if guarded and reply.status == "conflict" and error is not None and error.code in ("newer", "hidden"):
             return step.outcome(NEWER, _what_is_newer(step, reply))
         return step.outcome(reply.status, note)

@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, 
 from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError
 
 from ..events import DeniedError, InvalidError, OutcomeUnknown, Reply, Unavailable, decode_replies, partition_of
-from ..events.topology import COMMANDS, LETTER_HEADER
+from ..events.topology import COMMANDS, REPLAY_HEADER
 from ..events.urls import amqp_urls
 from .connection import LostError, connected, translated
 
@@ -101,7 +101,7 @@ class Sender:
         """Send a command, and wait for its answer.
 
         :param author: in whose name; None for nobody's.
-        :param letter: the dead letter that it comes from. If it fails again, that is the same letter.
+        :param letter: the dead letter that it comes from, and that stays where it is until the answer is there.
         :raises NotInTheirNameError: if the broker does not let this user name the author. Nothing was sent.
         :raises Unavailable: if the broker did not take it: certainly not applied.
         :raises OutcomeUnknown: if no answer came in time.
@@ -116,7 +116,7 @@ class Sender:
             correlation_id=number,
             reply_to=self._reply_to,
             user_id=author,
-            headers={LETTER_HEADER: letter} if letter else None,
+            headers={REPLAY_HEADER: letter} if letter else None,
         )
         key, store = command.get("key"), command.get("store", "default")
         partition = 0 if key is None else partition_of(store, key, self._partitions)
