@@ -6,7 +6,7 @@ from typing import Any
 from aiormq.abc import DeliveredMessage
 
 from ..events.topology import HOP_HEADER, RESERVED_PREFIX
-from .properties import UNREADABLE_HEADER
+from .properties import DELIVERY_COUNT_HEADER, UNREADABLE_HEADER
 
 #: From this delivery on, a message is handled apart from others …
 APART_FROM = 3
@@ -18,6 +18,11 @@ SUSPECT_FROM = 5
 POISON_FROM = 7
 #: Far more deliveries than there ever are, unless a publisher has made them up.
 MAX_COUNT = 1_000_000
+
+#: Addresses at which there is nobody. For the second one the broker puts a real address when a message is published.
+#: Messages that come into it by other ways than AMQP 0-9-1 may still have it, and for whoever forwards such a message
+#: the broker closes the channel.
+_NOBODY = (None, "", "amq.rabbitmq.reply-to")
 
 
 @dataclass(slots=True, eq=False)
@@ -56,14 +61,15 @@ class Delivery:
         """Read the properties that matter off an incoming message, and only those: the others may be anything."""
         properties = message.header.properties
         headers = properties.headers or {}
-        # The broker counts the deliveries that failed before this one.
-        failed = headers.get("x-delivery-count", 0)
+        # The broker counts the deliveries that failed before this one. On the first, the header is a publisher's own,
+        # who might have its message taken for what kills workers.
+        failed = headers.get(DELIVERY_COUNT_HEADER, 0) if message.redelivered else 0
         if not isinstance(failed, int):
-            failed = 0  # a publisher's own header
+            failed = 0
         return cls(
             tag=message.delivery_tag or 0,
             body=message.body,
-            reply_to=properties.reply_to or None,
+            reply_to=None if properties.reply_to in _NOBODY else properties.reply_to,
             correlation_id=properties.correlation_id,
             message_id=properties.message_id,
             author=properties.user_id or None,

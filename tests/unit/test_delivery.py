@@ -101,9 +101,10 @@ def test_properties_are_taken_over() -> None:
     assert not (delivery.reply_address_is_reserved)
 
 
-def test_an_empty_reply_address_is_none() -> None:
-    """Given an empty reply_to, when it is read, then there is nobody to answer."""
-    assert Delivery.of(message(reply_to="")).reply_to is None
+@pytest.mark.parametrize("nobody", ["", "amq.rabbitmq.reply-to"])
+def test_addresses_of_nobody(nobody: str) -> None:
+    """Given an empty reply_to, or one that only the broker can make an address of, then there is nobody to answer."""
+    assert Delivery.of(message(reply_to=nobody)).reply_to is None
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,13 @@ def test_apart_from_the_third_and_suspect_from_the_fifth_delivery_on(
     delivery = Delivery.of(message(redelivered=True, headers={"x-delivery-count": failed_before}))
     assert (delivery.apart, delivery.suspect) == (apart, suspect)
     assert delivery.redelivered
+
+
+@pytest.mark.parametrize("forged", [2, 100, 2**63 - 1, -1, True, "4", None, {}])
+def test_nobody_but_the_broker_counts_deliveries(forged: object) -> None:
+    """Given a first delivery with a count of its own, when it is read, then that counts for nothing."""
+    delivery = Delivery.of(message(headers={"x-delivery-count": forged}))
+    assert (delivery.apart, delivery.suspect, delivery.poison, delivery.count) == (False, False, False, 1)
 
 
 def test_a_forwarded_message_is_known_by_its_header() -> None:
