@@ -7,7 +7,7 @@ may have been applied: replayed once more they get the same answers.
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..events import (
     BadCommand,
@@ -24,12 +24,15 @@ from ..events import (
 )
 from ..events.limits import FENCE_WINDOW_MS
 from .letter import NOTHING, DeadLetter, Entry, entry_of
-from .sender import NotInTheirNameError, Sender
+from .sender import NotInTheirNameError
 
 #: Statuses of our own, beside those of replies: it was not sent.
 REFUSED = "refused"
 #: The key has moved on since, and the command would undo that.
 NEWER = "newer"
+
+#: Why a command is not sent behind one without an answer.
+WAITS = "not sent, because the one before it on this key has no answer yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +171,22 @@ def latest_to_follow(step: Step, state: KeyState, made: Made | None) -> int:
     return 0
 
 
+class Asking(Protocol):
+    """What a replay needs of a sender."""
+
+    user: str
+
+    def now(self) -> int:
+        """Service time, in milliseconds."""
+
+    async def ask(self, command: dict[str, Any], *, author: str | None, letter: str | None = None) -> Reply:
+        """Send a command, and wait for its answer."""
+
+
 class Replayer:
     """Replays letters, those on one key one after the other, in the order in which they were sent."""
 
-    def __init__(self, sender: Sender, *, force: bool = False, as_me: bool = False) -> None:
+    def __init__(self, sender: Asking, *, force: bool = False, as_me: bool = False) -> None:
         """Make a replayer.
 
         :param force: overwrite what is newer, send what has no id, and what is of unknown age.
@@ -204,8 +219,12 @@ class Replayer:
                     chains.setdefault(item.place, []).append((number, item))
 
         async def run(chain: list[tuple[int, Step]]) -> None:
+            lost = False
             for number, step in sorted(chain, key=lambda numbered: numbered[1].order):
-                tell(number, await self._take(step))
+                # Behind one that may still be on its way: it must not be overtaken.
+                outcome = step.outcome(REFUSED, WAITS) if lost else await self._take(step)
+                lost = lost or outcome.status == "unknown"
+                tell(number, outcome)
 
         async with asyncio.TaskGroup() as group:
             for chain in chains.values():
