@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from ..events import HistoryCommand, Status, StoreUnavailable, Topology
+from ..events import Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
-from ..events.replies import error
 from .access import Access, conceal
 from .batch import Request
 from .broker import AmqpBroker
 from .delivery import Delivery
 from .engine import Engine
+from .histories import READERS, Histories
 from .ingress import Forwarder
 from .intake import Intake
 from .lane import Lane
@@ -62,7 +62,10 @@ class Session:
             )
             for store, engine in engines.items()
         }
-        self._engines = engines
+        self._histories = {
+            store: Histories(engine, outbox=self._outbox, service_time=service_time)
+            for store, engine in engines.items()
+        }
         self._forwarder = Forwarder(outbox=self._outbox, partitions=topology.partitions, publish=broker.forward)
         self._intake = Intake(
             lanes=self._lanes,
@@ -71,7 +74,7 @@ class Session:
             max_value_bytes=options.max_value_bytes,
             describe=self._describe,
             forward=lambda elsewhere: self._beside(self._forwarder.pass_on(elsewhere)),
-            history=lambda delivery, command: self._beside(self._history(delivery, command)),
+            history=lambda delivery, command: self._histories[command.store].add(delivery, command),
             access=None if options.access.default == "open" else Access(options.access),
         )
         self._wary = wary
@@ -92,6 +95,9 @@ class Session:
         try:
             for lane in self._lanes.values():
                 self._beside(lane.run())
+            for histories in self._histories.values():
+                for _ in range(READERS):
+                    self._beside(histories.run())
             self._beside(self._outbox.run())
             self._beside(self._run_intake())
             self._beside(self._run_ingress())
@@ -144,6 +150,7 @@ class Session:
 
     def _arrive(self, delivery: Delivery, partition: int) -> None:
         if not self._draining:
+            self._outbox.hold(delivery)
             self._arrived.put_nowait((delivery, partition))
 
     async def _run_intake(self) -> None:
@@ -175,6 +182,7 @@ class Session:
 
     def _arrive_at_ingress(self, delivery: Delivery) -> None:
         if not self._draining:
+            self._outbox.hold(delivery)
             self._ingress.put_nowait(delivery)
 
     async def _run_ingress(self) -> None:
@@ -195,27 +203,6 @@ class Session:
     def _failed(self, request: Request, fault: BaseException) -> None:
         body = request.command.model_dump_json(exclude_unset=True).encode()
         self._outbox.bury(request.origin, body, reason="internal", detail=type(fault).__name__)
-
-    async def _history(self, delivery: Delivery, command: HistoryCommand) -> None:
-        try:
-            entries, following = await self._engines[command.store].history(
-                command.key, after_version=command.after_version, limit=command.limit
-            )
-        except StoreUnavailable:
-            answer = error(Status.UNAVAILABLE, "store_away", "the store cannot be reached at the moment")
-        except Exception as fault:
-            log.exception("history %s cannot be read", command.id)
-            answer = error(Status.INTERNAL, "internal", "the worker could not process this command")
-            body = command.model_dump_json(exclude_unset=True).encode()
-            self._outbox.bury(delivery, body, reason="internal", detail=type(fault).__name__)
-        else:
-            # Of an event that saved null, null is the value, and not the lack of one.
-            events = [
-                ({"value": None} if entry.type == "saved" else {}) | entry.model_dump(exclude_none=True)
-                for entry in entries
-            ]
-            answer = {"status": "ok", "events": events, "next": following}
-        self._outbox.answer(delivery, {"id": command.id, **answer})
 
     def _stamp(self) -> Wire:
         return {"epoch": self._topology.epoch, "time": self._service_time()}

@@ -344,11 +344,17 @@ class Desk:
     async def _forward(self, passed: Delivery, _: int, body: bytes) -> None:
         self.forwarded.append(delivery(body, author=passed.author, hopped=True))
 
+    async def idle(self) -> None:
+        """Wait until all that was delivered is done."""
+        while not self.session._arrived.empty():
+            await asyncio.sleep(0)
+        await self.session._outbox.idle()
+
     async def ask(self, command: Any, author: str | None, *, partition: int = 0, **fields: Any) -> Any:
         """Deliver a message and give back what is replied: an object, or all of the replies to an array."""
         before = len(self.broker.replies)
         self.take(delivery(command, tag=next(self.tags), author=author, **fields), partition)
-        await self.session._outbox.idle()
+        await self.idle()
         bodies = [body for _, _, body in self.broker.replies[before:]]
         if isinstance(command, list):
             return [reply for body in bodies for reply in body]
@@ -451,7 +457,7 @@ async def test_what_is_forwarded_is_judged_again_where_it_lands() -> None:
     async with desk(partitions=4) as it:
         home = partition_of("default", "k/1", 4)
         it.take(delivery(command("save"), tag=next(it.tags), author="pen"), (home + 1) % 4)
-        await it.session._outbox.idle()
+        await it.idle()
         (passed,) = it.forwarded
         assert passed.author == "pen"
         assert (await it.ask(command("save"), passed.author, partition=home, hopped=True))["status"] == "ok"
