@@ -346,7 +346,7 @@ class Desk:
 
     async def idle(self) -> None:
         """Wait until all that was delivered is done."""
-        while not self.session._arrived.empty():
+        while not self.session._arrived.empty():  # noqa: ASYNC110 - a queue does not tell it
             await asyncio.sleep(0)
         await self.session._outbox.idle()
 
