@@ -24,13 +24,20 @@ def amqp_urls(text: str) -> tuple[URL, ...]:
         except ValueError:
             # Not its message: it may quote a part of the password.
             url = URL()
-        if url.scheme not in ("amqp", "amqps") or not url.host or re.search(r"\s", part):
+        if url.scheme not in ("amqp", "amqps") or not url.host or re.search(r"\s", part) or is_ambiguous(part):
             raise ValueError("not an AMQP URL, amqp://user:password@host:5672/vhost; encode what is special in them")
         urls.append(url)
     if len({(url.user, url.path[1:] or "/") for url in urls}) > 1:
         # Who sends a command is a part of what it is: the same one must be the same by way of any node.
         raise ValueError("several AMQP URLs are nodes of one cluster: they need the same user and virtual host")
     return tuple(urls)
+
+
+def is_ambiguous(url: str) -> bool:
+    """Whether it holds a second ``@``, most likely in a password that should have been percent-encoded. Who reads it
+    another way may take a piece of the password for a host, ask the network for it, and name it in an error.
+    """
+    return url.count("@") > 1
 
 
 def mask_url(url: str) -> str:

@@ -23,6 +23,7 @@ from pymongo.errors import (
 )
 
 from ..events import ClosedError, StoreConfigError, StoreError, StoreUnavailable, mask_url
+from ..events.urls import is_ambiguous
 from ..reasons import reason_of
 
 APP_NAME: Final = "holdfast"
@@ -56,6 +57,8 @@ class Driver:
         millis = round(timeout_seconds * 1000)
         selection = min(millis, 4000)
         try:
+            if is_ambiguous(url):
+                raise InvalidURI
             with warnings.catch_warnings():
                 # The driver warns of an option that it does not know, or whose value it does not like, and leaves it
                 # out. With options such as tls that is no way to go on.

@@ -104,6 +104,9 @@ def test_a_list_of_addresses(text: str, urls: list[str]) -> None:
         "amqp://a:s3cr3t@mq1/,amqp://b:s3cr3t@mq2/",
         "amqp://a:s3cr3t@mq1/,amqp://mq2/",
         "amqp://a:s3cr3t@mq1/v,amqp://a:s3cr3t@mq2/w",
+        "amqp://a:p@s3cr3t@mq1/",
+        "amqp://a:p@s3cr3t/@mq1/",
+        "amqp://a:x@mq1/,amqp://a:p@s3cr3t/:x@mq1/",
     ],
 )
 def test_no_list_of_addresses(text: str) -> None:
