@@ -56,9 +56,9 @@ class Driver:
         self.place = mask_url(url)
         millis = round(timeout_seconds * 1000)
         selection = min(millis, 4000)
+        if is_ambiguous(url):
+            raise _not_usable(self.place, "more than one @")
         try:
-            if is_ambiguous(url):
-                raise InvalidURI
             with warnings.catch_warnings():
                 # The driver warns of an option that it does not know, or whose value it does not like, and leaves it
                 # out. With options such as tls that is no way to go on.
@@ -82,10 +82,7 @@ class Driver:
             self._database = self._client[name]
         except (InvalidURI, ConfigurationError, ValueError, TypeError, UserWarning) as error:
             # Not its message: it quotes the URL's parts, and one of them may be the password.
-            raise StoreConfigError(
-                f"not a usable MongoDB URL: {self.place} ({type(error).__name__}); see that special characters in "
-                "user and password are percent-encoded, and that the options' names and values are right"
-            ) from None
+            raise _not_usable(self.place, type(error).__name__) from None
         except OSError as error:
             reason = reason_of(error) or type(error).__name__
             raise StoreConfigError(f"MongoDB at {self.place} cannot be connected to: {reason}") from None
@@ -140,6 +137,13 @@ class Driver:
         if error.code in PERMANENT_CODES:
             return StoreError(f"MongoDB at {self.place} refused the command: {name}")
         return StoreUnavailable(f"MongoDB at {self.place} could not do it now: {name}")
+
+
+def _not_usable(place: str, why: str) -> StoreConfigError:
+    return StoreConfigError(
+        f"not a usable MongoDB URL: {place} ({why}); see that special characters in user and password are "
+        "percent-encoded, and that the options' names and values are right"
+    )
 
 
 class AccessRefused(StoreUnavailable):
