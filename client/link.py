@@ -89,7 +89,7 @@ class Link:
                 await self._connect()
             except (AuthenticationError, ProbableAuthenticationError) as refused:
                 await self._disconnect()
-                raise Unavailable(f"{self._masked} refused the login: {type(refused).__name__}") from None
+                raise Unavailable(f"cannot connect to {self._masked}: {reason_of(refused)}") from None
             except Exception as fault:  # noqa: BLE001 - whatever the driver says, it is not connected
                 await self._disconnect()
                 log.debug("connecting to %s: %r", self._masked, fault)

@@ -6,6 +6,8 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from aiormq.exceptions import AuthenticationError, ProbableAuthenticationError
+
 #: By OpenSSL's reason. What it calls an alert is what the other side had to say.
 _OF_TLS = {
     "WRONG_VERSION_NUMBER": "the server does not speak TLS on this port",
@@ -53,6 +55,10 @@ def _of_one(fault: BaseException) -> str | None:
             return "nothing listens there"
         case asyncio.IncompleteReadError(partial=b""):
             return "the server ended the connection without a word; it may expect TLS there, or no AMQP at all"
+        case ProbableAuthenticationError():
+            return "the server refused the login"
+        case AuthenticationError(args=(str(offered), *_)):
+            return f"the server refused the login: it offers {offered} only, and the URL asks for another way (auth=…)"
         case TimeoutError():
             return "no answer in time"
         case OSError(errno=number) if number in _OF_FILES:
