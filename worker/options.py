@@ -20,7 +20,7 @@ class WorkerOptions:
 
     #: AMQP URL of the broker, with user, password and virtual host; or those of the nodes of a cluster, separated by
     #: commas or white space.
-    amqp_url: str
+    amqp_url: str = field(repr=False)
     #: Tells workers apart; partitions are spread by it.
     name: str = field(default_factory=_default_name)
     #: Queues of commands. Shared by all workers of a service: a worker that differs does not start.

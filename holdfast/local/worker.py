@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .process import load_state
@@ -14,8 +14,8 @@ from .server import Server
 class Addresses:
     """Where RabbitMQ and MongoDB are, passwords included."""
 
-    amqp_url: str
-    mongo_url: str
+    amqp_url: str = field(repr=False)
+    mongo_url: str = field(repr=False)
 
     def environment(self) -> dict[str, str]:
         """As the environment variables that Holdfast reads."""
