@@ -17,6 +17,7 @@ from support.tls import Authority, TlsRabbit
 
 import holdfast
 from holdfast.events import StoreError, Unavailable
+from holdfast.events.urls import amqp_urls
 from holdfast.local import Addresses, MongoReplicaSet, WorkerServer
 from holdfast.stores import MongoStore
 from holdfast.worker import WorkerOptions
@@ -174,6 +175,14 @@ AMQP_FAULTS: dict[str, tuple[Callable[[Servers], str], str]] = {
         lambda it: it.amqp("").replace("amqps:", "amqp:"),
         "the server ended the connection without a word; it may expect TLS there, or no AMQP at all",
     ),
+    "wrong password": (
+        lambda it: it.amqp(it.good, user="holdfast:wrong").replace("wrong", "wrong-" + it.rabbit.password),
+        "the server refused the login",
+    ),
+    "a way to log in that it does not have": (
+        lambda it: it.amqp("auth=amqplain&" + it.good),
+        "the server refused the login: it offers ",
+    ),
     "nobody there": (lambda it: it.amqp(it.good, port=1), "nothing listens there"),
     "no such host": (
         lambda it: it.amqp(it.good, host="none.invalid"),
@@ -187,7 +196,7 @@ async def refusals(url: str) -> list[str]:
     with pytest.raises(Unavailable) as of_client:
         async with holdfast.connect(url, timeout=30):
             pass
-    broker = AmqpBroker(WorkerOptions(amqp_url=url))
+    broker = AmqpBroker(WorkerOptions(amqp_url=url), *amqp_urls(url))
     with pytest.raises(BrokerLostError) as of_worker:
         await broker.open()
     await broker.close()
