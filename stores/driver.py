@@ -18,6 +18,7 @@ from pymongo.errors import (
     ConfigurationError,
     InvalidOperation,
     InvalidURI,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
 )
@@ -39,6 +40,9 @@ ACCESS_CODES: Final = frozenset({13, 18, 8000})
 PERMANENT_CODES: Final = frozenset(
     {2, 9, 14, 20, 26, 59, 72, 73, 85, 86, 115, 121, 166, 10334, 17280, 40324, 40415},
 )
+
+#: InvalidOptions. To a read behind a fence it says that the fence is in the future of the server's clock.
+_IN_THE_FUTURE: Final = 72
 
 #: What the driver raises: errors of its own, and, before it sends anything, those of what cannot be BSON.
 _FAILURES: Final = (PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
@@ -99,7 +103,7 @@ class Driver:
         try:
             reply: dict[str, Any] = await self._database.command(command, allowable_errors=tolerate)
         except _FAILURES as error:
-            raise self._translate(error) from None
+            raise self._translate(error, command) from None
         return reply
 
     async def raw_command(self, command: dict[str, Any]) -> bytes:
@@ -108,7 +112,7 @@ class Driver:
         try:
             reply: RawBSONDocument = await self._database.command(command, codec_options=_RAW)
         except _FAILURES as error:
-            raise self._translate(error) from None
+            raise self._translate(error, command) from None
         return bytes(reply.raw)
 
     async def close(self) -> None:
@@ -118,11 +122,15 @@ class Driver:
         if inspect.isawaitable(closed):
             await closed
 
-    def _translate(self, error: Exception) -> StoreError | ClosedError:
+    def _translate(self, error: Exception, command: Mapping[str, Any]) -> StoreError | ClosedError:
         if isinstance(error, InvalidOperation):
             return ClosedError(f"the store at {self.place} was closed")
         if isinstance(error, InvalidDocument | OverflowError | UnicodeEncodeError):
             return StoreError(f"MongoDB at {self.place} was not asked: the command is too large or cannot be BSON")
+        if isinstance(error, NotPrimaryError):
+            details = error.details if isinstance(error.details, Mapping) else {}
+            name = code_name(details.get("code"), details)
+            return StoreUnavailable(f"MongoDB at {self.place} is not the primary, or is no longer: {name}")
         if not isinstance(error, OperationFailure):
             # The first part tells what happened where; the rest is the driver's settings and state.
             what = str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
@@ -134,7 +142,8 @@ class Driver:
                 f"it needs readWrite and dbAdmin on the database {self._database.name!r}"
             )
         # Not the server's message: it may quote the command, and with it what users have stored.
-        if error.code in PERMANENT_CODES:
+        early = error.code == _IN_THE_FUTURE and "afterClusterTime" in command.get("readConcern", {})
+        if error.code in PERMANENT_CODES and not early:
             return StoreError(f"MongoDB at {self.place} refused the command: {name}")
         return StoreUnavailable(f"MongoDB at {self.place} could not do it now: {name}")
 

@@ -56,6 +56,12 @@ async def prepare(driver: Driver, log_name: str, view_name: str) -> None:
 
 async def _check_server(driver: Driver) -> None:
     hello = await driver.command({"hello": 1})
+    if hello.get("isreplicaset"):
+        # So it is at each start of a member, until it has read its configuration.
+        raise StoreUnavailable(
+            f"MongoDB at {driver.place} has not found its replica set yet; if it never had one, run rs.initiate() in "
+            "mongosh"
+        )
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise StoreConfigError(
             f"MongoDB at {driver.place} is a standalone server; Holdfast needs a replica set, which may have one "
@@ -74,7 +80,11 @@ async def _create_index(driver: Driver, log_name: str) -> None:
         "unique": True,
         "partialFilterExpression": HAS_VERSION,
     }
-    await driver.command({"createIndexes": log_name, "indexes": [index], "writeConcern": {"w": "majority"}})
+    made = await driver.command({"createIndexes": log_name, "indexes": [index], "writeConcern": {"w": "majority"}})
+    # Without a majority it may be rolled back, and the first insert would then make a log without the index, in
+    # which nothing refuses a version that is taken.
+    if made.get("writeConcernError"):
+        raise StoreUnavailable(f"no majority at {driver.place} has confirmed the index of the log")
 
 
 async def _create_view(driver: Driver, log_name: str, view_name: str) -> None:

@@ -12,7 +12,7 @@ from bson import Int64
 from pymongo import MongoClient
 from store_records import deleted, refused, saved
 
-from holdfast.events import StoreConfigError, StoreError, StoreUnavailable, Topology
+from holdfast.events import ClosedError, StoreConfigError, StoreError, StoreUnavailable, Topology
 from holdfast.local import MongoReplicaSet, MongoServer
 from holdfast.stores import AlreadyApplied, MongoStore, Outcome
 from holdfast.stores.driver import Driver
@@ -50,6 +50,15 @@ async def test_a_standalone_server_will_not_do(tmp_path: Path) -> None:
     with MongoServer(tmp_path, cache_gb=0.25) as server:
         store = MongoStore(server.url())
         with pytest.raises(StoreConfigError, match=r"replica set.*--replSet"):
+            await store.open()
+        await store.close()
+
+
+async def test_a_member_that_has_not_found_its_replica_set_yet(tmp_path: Path) -> None:
+    """So it is at every start of a server: an outage, and no standalone server."""
+    with MongoServer(tmp_path, cache_gb=0.25, replica_set="rs0") as server:
+        store = MongoStore(server.url())
+        with pytest.raises(StoreUnavailable, match=r"rs\.initiate"):
             await store.open()
         await store.close()
 
@@ -92,6 +101,20 @@ async def test_a_user_without_rights(failing: MongoReplicaSet) -> None:
     assert list((await store.append([saved("a", 1)])).outcomes) == [UNKNOWN]
     with pytest.raises(StoreUnavailable, match="rights"):
         await store.heads(["a"])
+    await store.close()
+
+
+async def test_an_index_that_no_majority_has(failing: MongoReplicaSet) -> None:
+    """A store is not open before its index is safe: without it a log would take a version twice."""
+    store = MongoStore(failing.url(), timeout_seconds=2)
+    concern = {"code": 64, "errmsg": "waiting for replication timed out"}
+    fail(failing, "createIndexes", writeConcernError=concern)
+    with pytest.raises(StoreUnavailable, match="index"):
+        await store.open()
+    with pytest.raises(ClosedError):
+        await store.append([saved("a", 1)])
+    await store.open()
+    assert list((await store.append([saved("a", 1)])).outcomes) == [APPENDED]
     await store.close()
 
 
@@ -297,6 +320,37 @@ async def test_an_insert_is_never_repeated_by_the_driver(failing: MongoReplicaSe
             await store.heads(["a"])
     assert await store.find([event.id]) == {}
     assert list((await store.append([event])).outcomes) == [APPENDED]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(10107, id="NotWritablePrimary"),
+        pytest.param(11602, id="InterruptedDueToReplStateChange"),
+        pytest.param(134, id="ReadConcernMajorityNotAvailableYet"),
+    ],
+)
+async def test_errors_of_a_change_of_primaries_pass(failing: MongoReplicaSet, code: int) -> None:
+    """Whatever a server says when it is no longer the primary, or not yet: nobody knows, and nothing is for good."""
+    store = MongoStore(failing.url(), timeout_seconds=2)
+    await store.open()
+    event = saved("a", 1)
+    fail(failing, "insert", errorCode=code)
+    assert list((await store.append([event])).outcomes) == [UNKNOWN]
+    # After the append, as when it was interrupted while it waited for the majority.
+    fail(failing, "insert", writeConcernError={"code": code, "errmsg": "operation was interrupted"})
+    assert list((await store.append([event])).outcomes) == [UNKNOWN]
+    assert list((await store.append([event])).outcomes) == [AlreadyApplied(event)]
+    for command, call in (
+        ("update", store.fence),
+        ("aggregate", lambda: store.heads(["a"])),
+        ("find", lambda: store.find(["a"])),
+        ("createIndexes", store.open),
+    ):
+        fail(failing, command, errorCode=code)
+        with pytest.raises(StoreUnavailable, match=f"code {code}$"):
+            await call()
     await store.close()
 
 
