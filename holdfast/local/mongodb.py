@@ -274,13 +274,16 @@ class MongoReplicaSet:
             time.sleep(_POLL_SECONDS)
 
     def wait_until_whole(self, timeout: float = 60.0) -> None:
-        """Returns when one member is the primary and all others follow it. ServerStartError after `timeout` seconds."""
+        """Returns when one member is the primary and all others have what it has.
+
+        Raises ServerStartError if that is not so after `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
         while True:
             roles = [_role(member) for member in self.members]
             leaders = {role.get("primary") for role in roles}
             steady = all(role.get("isWritablePrimary") or role.get("secondary") for role in roles)
-            if steady and len(leaders) == 1 and None not in leaders:
+            if steady and len(leaders) == 1 and None not in leaders and self._all_follow():
                 return
             if time.monotonic() > deadline:
                 log = self.members[0]
@@ -290,6 +293,15 @@ class MongoReplicaSet:
                     log_tail=log.log_tail(),
                 )
             time.sleep(_POLL_SECONDS)
+
+    def _all_follow(self) -> bool:
+        """Whether all members copy what the primary writes, or do so within a second."""
+        concern = {"w": len(self.members), "wtimeout": 1000}
+        try:
+            reply = self.primary(1.0).admin("appendOplogNote", data={"note": "do all follow?"}, writeConcern=concern)
+        except (PyMongoError, ServerStartError):
+            return False
+        return "writeConcernError" not in reply
 
     def elect(self, member: MongoServer, timeout: float = 30.0) -> None:
         """Has a member stand for election at once, whatever it knows of the primary; returns when it has won.
@@ -328,6 +340,8 @@ class MongoReplicaSet:
                     raise
             if self._initiate(addresses):
                 self.elect(first, max(1.0, deadline - time.monotonic()))
+                # As long as the others do not copy what the first one writes, they are no majority with it.
+                self.wait_until_whole(max(1.0, deadline - time.monotonic()))
                 return
             # The set exists, but after a start a server answers before it has read its configuration.
             if time.monotonic() > deadline:
