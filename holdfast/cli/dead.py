@@ -30,6 +30,7 @@ from ..dead.queue import Held
 from ..events import Unavailable
 from ..settings import load_settings
 from .options import AmqpUrl
+from .service import warn_of_plaintext
 from .terminal import err, printable
 
 T = TypeVar("T")
@@ -279,6 +280,7 @@ async def _dead_letters(url: str, seconds: float) -> AsyncIterator[DeadLetterQue
 
 def _run(work: Callable[[str, float], Awaitable[T]], amqp_url: str | None, timeout: float | None) -> T:
     settings = load_settings(amqp_url=amqp_url, timeout=timeout)
+    warn_of_plaintext(settings)
     # What goes wrong on the way is said by the error at the end.
     logging.disable()
 
