@@ -30,7 +30,7 @@ async def run(
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
-        env=os.environ | TALKATIVE | environment,
+        env={**os.environ, **TALKATIVE, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
