@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import aio_pika
 import orjson
-from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError
+
+from holdfast.events.urls import amqp_urls
 
 
 class RawClient:
@@ -60,10 +63,22 @@ def raw_client(amqp_url: str) -> AbstractAsyncContextManager[RawClient]:
     return connected(amqp_url, RawClient)
 
 
+async def connect(amqp_url: str) -> AbstractConnection:
+    """A connection to the first of the URLs that takes one.
+
+    :raises Exception: what the last one failed with, if none does.
+    """
+    *others, last = amqp_urls(amqp_url)
+    for url in others:
+        with suppress(OSError, AMQPError):
+            return await aio_pika.connect(url)
+    return await aio_pika.connect(last)
+
+
 @asynccontextmanager
 async def connected(amqp_url: str, kind: type[Kind]) -> AsyncIterator[Kind]:
     """A raw client of one's own kind."""
-    connection = await aio_pika.connect(amqp_url)
+    connection = await connect(amqp_url)
     async with connection:
         channel = await connection.channel(on_return_raises=True)
         exchange = await channel.get_exchange("holdfast.commands")

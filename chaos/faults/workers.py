@@ -1,13 +1,14 @@
 """Workers that die, freeze, leave, join, and meet a message that kills them."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from random import Random
 from uuid import uuid4
 
 from holdfast.events import partition_of
 from holdfast.events.topology import DEAD
-from holdfast.local import ServerStateError
+from holdfast.local import ServerStartError, ServerStateError
 
 from ..cluster import Cluster, MortalWorker, patiently, until
 from ..raw import raw_client
@@ -144,6 +145,10 @@ class Poison(WorkerFault):
 
     name = "poison"
 
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        super().__init__(cluster, random)
+        self._buried: Callable[[], bool] = lambda: True
+
     async def strike(self) -> None:
         """Send it, and wait until it is buried."""
         command_id = f"{CONDEMNED}{uuid4()}"
@@ -152,17 +157,30 @@ class Poison(WorkerFault):
         self._hit += self._living
         command = {"op": "save", "id": command_id, "key": key, "value": 1}
         await send(self._cluster, command, str(partition_of("default", key, self._cluster.partitions)))
-        burying = asyncio.ensure_future(
-            until(lambda: self._cluster.depth(DEAD) > before, "the poison is buried", BURIAL_TIMEOUT)
-        )
+        self._buried = lambda: self._cluster.depth(DEAD) > before
+        await self._restart_until_buried()
+
+    async def heal(self) -> None:
+        """Go on until it is buried."""
+        if self._hit:
+            await self._restart_until_buried()
+        await super().heal()
+
+    async def _restart_until_buried(self) -> None:
+        burying = asyncio.ensure_future(until(self._buried, "the poison is buried", BURIAL_TIMEOUT))
         try:
             while not burying.done():
                 dead = [worker for worker in self._hit if not worker.running]
-                await asyncio.gather(*(asyncio.to_thread(worker.start, START_TIMEOUT) for worker in dead))
+                await asyncio.gather(*(self._start(worker) for worker in dead))
                 await asyncio.wait({burying}, timeout=0.1)
             burying.result()
         finally:
             burying.cancel()
+
+    async def _start(self, worker: MortalWorker) -> None:
+        # It may die before it is ready.
+        with contextlib.suppress(ServerStartError):
+            await asyncio.to_thread(worker.start, START_TIMEOUT)
 
 
 async def send(cluster: Cluster, command: dict[str, object], routing_key: str) -> None:

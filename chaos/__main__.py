@@ -1,0 +1,94 @@
+"""The command line of the chaos runs: ``python -m chaos``."""
+
+import asyncio
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+
+from holdfast.local import LocalStackError
+
+from .display import Display
+from .runner import Options, Runner, check_run, kinds_of
+
+T = TypeVar("T")
+
+console = Console()
+app = typer.Typer(name="chaos", add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+BUILD = Path("build/chaos")
+
+
+@app.command()
+def run(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of load. Recovery and checks come on top.")] = 10,
+    seed: Annotated[str, typer.Option(help="Plans the calls and the faults. [default: a random one]")] = "",
+    kinds: Annotated[str, typer.Option(help="Kinds of faults, separated by spaces. [default: all]")] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the histories of a run that has passed, too.")] = False,
+) -> None:
+    """Run clients against a service on real servers, inject faults, and check that all promises were kept.
+
+    Exit code 0 if nothing is wrong, 1 otherwise.
+    """
+    seed = seed or secrets.token_hex(4)
+    try:
+        options = Options(seed=seed, minutes=minutes, kinds=kinds_of(kinds.split()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--kinds") from None
+    directory = BUILD / seed
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    console.print(f"seed {seed}, {minutes:g} minutes; everything is in {directory}", highlight=False)
+    with Display(console, minutes * 60) as display:
+        report = asyncio.run(_stoppable(Runner(directory.resolve(), options, display).run()))
+    console.print(Markdown(report.markdown()))
+    if report.passed and not keep:
+        for path in [*directory.glob("*.history"), *directory.glob("*.jsonl")]:
+            path.unlink()
+    console.print(f"the report is {directory / 'report.md'} and report.json beside it", highlight=False)
+    if not report.passed:
+        console.print(f"check what was recorded again with: python -m chaos check {directory}", highlight=False)
+        sys.exit(1)
+
+
+@app.command()
+def check(
+    directory: Annotated[Path, typer.Argument(help="The folder of a run.", exists=True, file_okay=False)],
+) -> None:
+    """Check again what a run has recorded. Exit code 0 if nothing is wrong, 1 otherwise."""
+    checked = asyncio.run(check_run(directory))
+    for finding in checked.findings:
+        console.print(finding, style="red", markup=False, highlight=False)
+    console.print(f"{checked.operations:,} operations on {checked.keys:,} keys, {len(checked.findings)} findings")
+    sys.exit(1 if checked.findings else 0)
+
+
+async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
+    """Let SIGTERM end it as Ctrl-C does: with everything that it has started."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("chaos: stopped; everything that it had started has ended", style="red")
+        sys.exit(130)
+    except LocalStackError as error:
+        console.print(f"chaos: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The checks of a run, also long after it: from the histories and the log that it left in its folder."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.events import Event, Record, Refusal
+from holdfast.stores import MongoStore
+
+from .history import load
+from .linearizability import Result, check
+from .timeline import acknowledged
+
+#: Seconds for all the checks.
+CHECK_TIMEOUT = 1800.0
+#: Keys are checked in so many parts for each processor, so that none has much more to do than others.
+_PARTS_PER_PROCESSOR = 4
+#: Explanations that are shown.
+_MAX_FINDINGS = 20
+
+LOG_FILE = "log.jsonl"
+
+
+@dataclass
+class Checked:
+    """What the checker says of a run, or of a part of it."""
+
+    operations: int = 0
+    keys: int = 0
+    steps: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+    #: When writes were acknowledged, by partition.
+    acknowledged: list[list[int]] = field(default_factory=list)
+
+    def add(self, other: "Checked") -> None:
+        """Take another part in."""
+        for mine, others in zip(self.acknowledged, other.acknowledged, strict=True):
+            mine += others
+        self.operations += other.operations
+        self.keys += other.keys
+        self.steps += other.steps
+        self.outcomes += other.outcomes
+        self.findings += other.findings
+
+
+async def check_histories(paths: Sequence[Path], partitions: int) -> Checked:
+    """Whether every key's history is linearizable.
+
+    :raises HistoryError: if a history cannot be used.
+    :raises TimeoutError: if it takes too long.
+    """
+    processors = os.cpu_count() or 1
+    parts = processors * _PARTS_PER_PROCESSOR
+    loop = asyncio.get_running_loop()
+    checked = Checked(acknowledged=[[] for _ in range(partitions)])
+    with ProcessPoolExecutor(processors, mp_context=multiprocessing.get_context("spawn")) as pool:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            for part in asyncio.as_completed(
+                [loop.run_in_executor(pool, _check_part, paths, part, parts, partitions) for part in range(parts)]
+            ):
+                checked.add(await part)
+    return checked
+
+
+def _check_part(paths: Sequence[Path], part: int, parts: int, partitions: int) -> Checked:
+    operations = load(paths, part=part, parts=parts)
+    checked = Checked(operations=len(operations), acknowledged=acknowledged(operations, partitions))
+    checked.outcomes.update(operation.outcome.value for operation in operations)
+    for verdict in check(operations):
+        checked.keys += 1
+        checked.steps += verdict.steps
+        if verdict.result is not Result.LINEARIZABLE and len(checked.findings) < _MAX_FINDINGS:
+            checked.findings.append(f"{verdict.result.value}: {verdict.explanation}")
+    return checked
+
+
+async def dump_log(mongo_url: str, path: Path) -> Counter[str]:
+    """Write the whole log of the default store to a file of JSON lines. Gives back how many records of which type."""
+    store = MongoStore(mongo_url)
+    await store.open()
+    types: Counter[str] = Counter()
+    try:
+        with path.open("w") as file:
+            async for record in store.scan():
+                types[record.type] += 1
+                data = record.model_dump(exclude_none=True) | {"digest": record.digest.hex()}
+                file.write(json.dumps(data) + "\n")
+    finally:
+        await store.close()
+    return types
+
+
+def read_log(path: Path) -> Iterator[Record]:
+    """What ``dump_log`` wrote."""
+    with path.open() as file:
+        for line in file:
+            data = json.loads(line)
+            data["digest"] = bytes.fromhex(data["digest"])
+            yield Refusal(**data) if data["type"] == "refused" else Event(**data)
+
+
+def histories_in(directory: Path) -> list[Path]:
+    """The histories that a run left in its folder."""
+    return sorted(directory.glob("*.history"))

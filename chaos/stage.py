@@ -1,0 +1,147 @@
+"""The stage: all servers, workers and clients of a run. Everything is ended with it, whatever happens."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from yarl import URL
+
+from holdfast.events import partition_queue
+from holdfast.events.topology import INGRESS
+from holdfast.events.urls import amqp_urls
+from holdfast.local import RabbitServer, find_mongod, find_rabbitmq
+from holdfast.local.ports import LOOPBACK
+
+from .cluster import Cluster, until
+from .crowd import Crowd
+from .proxy import Proxy
+from .replicas import ProxiedReplicaSet
+
+#: Seconds between heartbeats of workers to the broker.
+HEARTBEAT = 4
+#: Seconds until all queues are empty, once there is nothing more to do.
+DRAIN_TIMEOUT = 120.0
+DATABASE = "chaos"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything."""
+
+    mongods: int = 3
+    workers: int = 2
+    partitions: int = 8
+    #: Client processes, and callers in each.
+    clients: int = 2
+    callers: int = 256
+
+
+class Stage:
+    """Use it in ``async with``, which starts servers and workers; clients are started by ``crowd.start()``.
+
+    :param breaks: the promise that all workers break, see sabotage.py.
+    """
+
+    def __init__(self, directory: Path, *, seed: str, size: Size, breaks: str = "", say: Say) -> None:
+        self.directory = directory
+        self.seed = seed
+        self.size = size
+        self._breaks = breaks
+        self._say = say
+        self.rabbit = RabbitServer(directory / "rabbitmq")
+        self.mongo = ProxiedReplicaSet(directory / "mongodb", members=size.mongods, cache_gb=0.5)
+        #: Between clients and the broker.
+        self.proxy = Proxy(lambda: (LOOPBACK, self.rabbit.amqp_port))
+        self._cluster: Cluster | None = None
+        self._crowd: Crowd | None = None
+
+    @property
+    def cluster(self) -> Cluster:
+        """The workers."""
+        assert self._cluster is not None  # noqa: S101 - there from the start on
+        return self._cluster
+
+    @property
+    def crowd(self) -> Crowd:
+        """The clients."""
+        assert self._crowd is not None  # noqa: S101
+        return self._crowd
+
+    async def __aenter__(self) -> Self:
+        """Start servers and workers.
+
+        :raises LocalStackError: if something does not start.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End everything, at once."""
+        await self._end()
+
+    async def _start(self) -> None:
+        size = self.size
+        find_rabbitmq(self._say)
+        find_mongod(self._say)
+        self._say(f"starting RabbitMQ and {size.mongods} MongoDB servers")
+        await asyncio.gather(asyncio.to_thread(self.rabbit.start), asyncio.to_thread(self.mongo.start))
+        self.proxy.start()
+        self._cluster = Cluster(
+            self.directory,
+            self.rabbit,
+            "/",
+            self.mongo,
+            DATABASE,
+            partitions=size.partitions,
+            heartbeat=HEARTBEAT,
+            head_cache_bytes=2**26,
+            value_cache_bytes=2**25,
+        )
+        self._say(f"starting {size.workers} workers")
+        workers = [self._cluster.mortal_worker(breaks=self._breaks) for _ in range(size.workers)]
+        await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
+        self._crowd = Crowd(
+            self.directory,
+            amqp_url=self._through_proxy(self._cluster.amqp_url),
+            seed=self.seed,
+            processes=size.clients,
+            callers=size.callers,
+            partitions=size.partitions,
+        )
+
+    def _through_proxy(self, amqp_url: str) -> str:
+        (url,) = amqp_urls(amqp_url)
+        return str(URL(url).with_host(LOOPBACK).with_port(self.proxy.port))
+
+    async def drain(self) -> None:
+        """Wait until everything that was sent is done.
+
+        :raises TimeoutError: if it takes too long.
+        """
+        queues = [INGRESS, *map(partition_queue, range(self.size.partitions))]
+        await until(lambda: not any(map(self.cluster.depth, queues)), "all queues are empty", DRAIN_TIMEOUT)
+
+    async def _end(self) -> None:
+        def end() -> None:
+            if self._crowd is not None:
+                self._crowd.kill_all()
+            if self._cluster is not None:
+                self._cluster.stop()
+            for server in (self.rabbit, *self.mongo.members):
+                server.kill()
+                # A mongod's journal alone takes 300 MB. What tells of the run is in the logs.
+                shutil.rmtree(server.directory / "data", ignore_errors=True)
+            self.mongo.stop_proxies()
+            self.proxy.stop()
+
+        # Not to be left half done by a second Ctrl-C.
+        await asyncio.shield(asyncio.to_thread(end))
