@@ -3,7 +3,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench compose-test check up down
+.PHONY: help demo test bench compose-test check audit up down
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -25,7 +25,7 @@ compose-test: ## start compose.yaml in a container engine and test it from outsi
 	@sh scripts/bootstrap test
 	@sh scripts/compose-test
 
-check: ## lint, formatting and types
+check: ## lint, formatting, types and known vulnerabilities
 	@sh scripts/bootstrap test check
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -34,6 +34,11 @@ check: ## lint, formatting and types
 	@.venv/bin/mypy tests/*.py tests/typing
 	@for folder in $(dir $(wildcard tests/*/conftest.py)) $(dir $(wildcard tests/*/test_*.py)); do \
 	    echo "$$folder"; done | sort -u | while read -r folder; do MYPYPATH=tests .venv/bin/mypy "$$folder" || exit 1; done
+	@$(PYTHON) scripts/audit.py || [ $$? -eq 2 ]
+
+audit: ## look for known vulnerabilities of the dependencies; fails where that cannot be found out
+	@sh scripts/bootstrap check
+	@$(PYTHON) scripts/audit.py
 
 up: ## start RabbitMQ, MongoDB and a worker on this machine, in the background
 	@sh scripts/bootstrap
