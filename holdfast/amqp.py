@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -15,6 +16,21 @@ GOODBYE_TIMEOUT = 5.0
 SILENT_INTERVALS = 2
 #: Seconds between two looks at whether something was heard.
 LOOK_INTERVAL = 1.0
+#: While there is no room for what comes in, so many bytes are read each time that so many seconds are over: a
+#: connection on which nothing moves is taken for dead at both its ends.
+TRICKLE_BYTES = 256 * 1024
+TRICKLE_INTERVAL = 1.0
+
+
+class Valve(Protocol):
+    """Tells whether there is room for what comes in."""
+
+    @property
+    def full(self) -> bool:
+        """Whether there is none."""
+
+    async def room(self) -> None:
+        """Wait until there is."""
 
 
 class _Stream(TransportFactory):
@@ -24,6 +40,8 @@ class _Stream(TransportFactory):
         self._writer: asyncio.StreamWriter | None = None
         #: Whether something came in. Whoever looks sets it back.
         self.heard = False
+        self.valve: Valve | None = None
+        self._trickle = 0
 
     async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory: TransportFactory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
@@ -35,7 +53,26 @@ class _Stream(TransportFactory):
             take(data)
 
         reader.feed_data = feed_data  # type: ignore[method-assign]
+        read = reader.readexactly
+
+        async def readexactly(n: int) -> bytes:
+            if self.valve is not None and self.valve.full:
+                await self._wait(self.valve, n)
+            return await read(n)
+
+        # Whatever is not read here waits in the broker: the stream stops reading when it has some, then so does the
+        # kernel.
+        reader.readexactly = readexactly  # type: ignore[method-assign]
         return reader, self._writer
+
+    async def _wait(self, valve: Valve, size: int) -> None:
+        if self._trickle <= 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TRICKLE_INTERVAL):
+                    await valve.room()
+                return
+            self._trickle = TRICKLE_BYTES
+        self._trickle -= size
 
     def cut(self) -> None:
         if self._writer is not None:
@@ -65,6 +102,10 @@ class Line:
         self._closing: asyncio.Task[None] | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._silence = 0.0
+
+    def read_through(self, valve: Valve | None) -> None:
+        """From now on, read what comes in only as far as there is room for it; always, if that is None."""
+        self._stream.valve = valve
 
     async def connect(self, timeout: float | None = None) -> None:
         """Connect.
@@ -97,6 +138,8 @@ class Line:
         """
         if self._looking is not None:
             self._looking.cancel()
+        # The broker's goodbye comes behind everything else.
+        self.read_through(None)
         if self._closing is None:
             self._closing = asyncio.ensure_future(self.connection.close())
             self._closing.add_done_callback(lambda task: task.cancelled() or task.exception())

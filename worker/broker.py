@@ -18,7 +18,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError
 from aiormq.abc import DeliveredMessage
 from yarl import URL
 
-from ..amqp import Line
+from ..amqp import Line, Valve
 from ..events import HoldfastError, partition_queue
 from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, HOP_HEADER, INGRESS
 from ..events.urls import mask_url
@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds for connecting, and for an answer of the broker.
 TIMEOUT = 15.0
+#: Seconds for the broker's answer to a new consumer. It comes behind what the queues before have delivered, and that is
+#: not read any faster than it is done.
+CONSUME_TIMEOUT = 300.0
+#: Messages of the ingress in hand at one time, at most.
+INGRESS_PREFETCH = 8
 #: Seconds for a confirm. While the broker has an alarm there is none, and beginning anew does not help.
 CONFIRM_TIMEOUT = 120.0
 
@@ -98,6 +103,8 @@ class AmqpBroker:
         if url.user is not None:
             self._may_publish_as[url.user] = True
         self._trying = asyncio.Lock()
+        #: Tells whether there is room for more messages. To be set before the first one is consumed.
+        self.valve: Valve | None = None
 
     async def open(self) -> None:
         """Connect, and make sure that exchanges and queues are there.
@@ -121,8 +128,9 @@ class AmqpBroker:
 
     async def _open(self) -> None:
         read_what_is_readable()
-        self._consuming = await self._connect("consume")
-        self._publishing = await self._connect("publish")
+        self._consuming_line = await self._connect("consume")
+        self._consuming = self._consuming_line.connection
+        self._publishing = (await self._connect("publish")).connection
         await self._declare()
         self._inbound = await self._channel(self._consuming, publisher_confirms=False)
         await self._inbound.set_qos(prefetch_count=self._options.prefetch, timeout=TIMEOUT)
@@ -134,11 +142,11 @@ class AmqpBroker:
             lambda frame: self._lose(f"the broker cancelled consumer {frame.consumer_tag}")
         )
 
-    async def _connect(self, purpose: str) -> AbstractConnection:
+    async def _connect(self, purpose: str) -> Line:
         line = Line(self._url, name=f"holdfast worker {self._options.name} ({purpose})", on_lost=self._lose)
         self._lines.append(line)
         await line.connect(self._connect_timeout)
-        return line.connection
+        return line
 
     async def _channel(self, connection: AbstractConnection, **options: Any) -> AbstractChannel:
         async with asyncio.timeout(TIMEOUT):
@@ -198,6 +206,7 @@ class AmqpBroker:
 
         :raises BrokerLostError: if something is lost on the way.
         """
+        self._consuming_line.read_through(self.valve)
         with translated("consuming"):
             await self._unless_lost(self._consume_all(partitions, ingress))
 
@@ -210,6 +219,10 @@ class AmqpBroker:
                 partitions(delivery, partition)
 
             await self._consume(partition_queue(partition), partition, take)
+        # They are forwarded one after another, so that more in hand would only wait.
+        await self._inbound.set_qos(
+            prefetch_count=min(INGRESS_PREFETCH, self._options.prefetch), timeout=CONSUME_TIMEOUT
+        )
         await self._consume(INGRESS, INGRESS, ingress)
 
     async def _consume(self, queue: str, preferred: int | str, take: Callable[[Delivery], None]) -> None:
@@ -220,7 +233,7 @@ class AmqpBroker:
 
         channel = await self._inbound.get_underlay_channel()
         arguments: dict[str, Any] = {"x-priority": priority(self._options.name, preferred)}
-        await channel.basic_consume(queue, on_message, arguments=arguments, timeout=TIMEOUT)
+        await channel.basic_consume(queue, on_message, arguments=arguments, timeout=CONSUME_TIMEOUT)
 
     def _guard(self, take: Callable[[], None]) -> None:
         """A fault in taking a message ends the session loudly: the message would never be acknowledged."""

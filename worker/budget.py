@@ -12,6 +12,11 @@ class Budget:
         self._room = asyncio.Event()
         self._room.set()
 
+    @property
+    def full(self) -> bool:
+        """Whether the limit is reached."""
+        return self.used >= self.limit
+
     def take(self, size: int) -> None:
         """Note bytes that are in use from now on."""
         self.used += size

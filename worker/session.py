@@ -101,8 +101,10 @@ class Session:
             self._beside(self._outbox.run())
             self._beside(self._run_intake())
             self._beside(self._run_ingress())
-            await broker.consume(self._arrive, self._arrive_at_ingress)
-            on_ready()
+            broker.valve = self._outbox.in_hand
+            await self._until(self._consume(stopping))
+            if not stopping.is_set():
+                on_ready()
             await self._until(stopping.wait())
             log.info("draining: finishing what is in hand")
             await self._drain()
@@ -113,6 +115,19 @@ class Session:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._broken.done():
                 self._broken.exception()  # seen: it was raised above, or came of the cancelling
+
+    async def _consume(self, stopping: asyncio.Event) -> None:
+        # With large messages in the queues it may take a while: they are worked on meanwhile.
+        consuming = asyncio.ensure_future(self._broker.consume(self._arrive, self._arrive_at_ingress))
+        stopped = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait({consuming, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if consuming.done():
+                consuming.result()
+        finally:
+            for task in (consuming, stopped):
+                task.cancel()
+            await asyncio.gather(consuming, stopped, return_exceptions=True)
 
     async def _drain(self) -> None:
         # Consumers are not cancelled: the broker would at once hand what comes next to another worker, where it would
@@ -132,9 +147,9 @@ class Session:
         waiter = asyncio.ensure_future(waiting)
         try:
             await asyncio.wait({waiter, self._broker.lost, self._broken}, return_when=asyncio.FIRST_COMPLETED)
-            for failure in (self._broker.lost, self._broken):
-                if failure.done():
-                    failure.result()
+            for ended in (self._broker.lost, self._broken, waiter):
+                if ended.done():
+                    ended.result()
         finally:
             waiter.cancel()
 

@@ -597,7 +597,7 @@ def test_deadlines_are_in_service_time(raw: Raw) -> None:
     old = raw.ask(save("t", 2, sent_at=now - 7 * 86_400_000 - 1), "t")
     assert (old["status"], old["error"]["code"]) == ("expired", "too_old")
     assert raw.ask(read("t", deadline=now - 1), "t")["status"] == "expired"
-    assert raw.ask({"op": "history", "key": "t", "deadline": 1}, "t")["status"] == "ok"
+    assert raw.ask({"op": "history", "key": "t", "deadline": 1}, "t")["status"] == "expired"
     assert raw.ask(read("t"), "t")["version"] == 1
 
 

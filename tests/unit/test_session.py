@@ -14,6 +14,7 @@ from holdfast.events import Topology
 from holdfast.stores import MemoryStore
 from holdfast.worker import Engine, WorkerOptions, session
 from holdfast.worker.broker import BrokerLostError
+from holdfast.worker.budget import Budget
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.session import Session
 
@@ -30,6 +31,11 @@ class ScriptedBroker(RememberingBroker):
         #: Nothing leaves while it is closed.
         self.gate = asyncio.Event()
         self.gate.set()
+        #: To the question for consumers.
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.refusal: Exception | None = None
+        self.valve: Budget | None = None
 
     async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
         """Publish a reply, when the gate is open."""
@@ -44,6 +50,9 @@ class ScriptedBroker(RememberingBroker):
     async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
         """Begin."""
         self.deliver, self.deliver_to_ingress = partitions, ingress
+        if self.refusal is not None:
+            raise self.refusal
+        await self.answers.wait()
 
     async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:  # noqa: ARG002
         """Take a message that goes on."""
@@ -84,13 +93,21 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(*, wary: bool = False, drain_timeout: float = 25) -> AsyncIterator[Desk]:
+async def bare_desk(*, wary: bool = False, drain_timeout: float = 25) -> AsyncIterator[Desk]:
+    """A session that is about to begin."""
     made = Desk(wary=wary, drain_timeout=drain_timeout)
     await made.store.open()
-    await made.ready.wait()
     yield made
     made.running.cancel()
     await asyncio.gather(made.running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def desk(*, wary: bool = False, drain_timeout: float = 25) -> AsyncIterator[Desk]:
+    """A session that has begun."""
+    async with bare_desk(wary=wary, drain_timeout=drain_timeout) as made:
+        await made.ready.wait()
+        yield made
 
 
 def save(number: int, **fields: Any) -> Delivery:
@@ -239,3 +256,39 @@ async def test_nothing_is_read_while_too_much_waits_to_be_sent(reply_to: str | N
 
         it.broker.gate.set()
         await it.broker.until_acknowledged(1, 2, 3)
+
+
+async def test_consumers_that_cannot_be_made_end_the_session() -> None:
+    """Given a broker that refuses a consumer, when the session begins, then it ends with that, and is never ready."""
+    async with bare_desk() as it:
+        it.broker.refusal = BrokerLostError("scripted: no such queue")
+        with pytest.raises(BrokerLostError, match="no such queue"):
+            await asyncio.wait_for(it.running, 10)
+        assert not it.ready.is_set()
+
+
+async def test_a_worker_that_is_asked_to_stop_while_it_begins_does_not_begin() -> None:
+    """Given a broker that takes its time with consumers, when the worker is to stop, then it finishes and leaves."""
+    async with bare_desk() as it:
+        it.broker.answers.clear()
+        await asyncio.sleep(0.01)
+        it.broker.deliver(save(1), 0)
+        it.stopping.set()
+        await asyncio.wait_for(it.running, 10)
+        assert not it.ready.is_set()
+
+
+async def test_what_arrives_counts_as_in_hand_until_it_is_done() -> None:
+    """Given messages that wait for their turn, when they arrive, then the valve of the broker knows of their bytes."""
+    async with desk() as it:
+        assert it.broker.valve is it.session._outbox.in_hand
+        it.store.open_gate.clear()
+        first, second = read(1), delivery(b"x" * 1000, tag=2, reply_to=None)
+        it.broker.deliver(first, 0)
+        it.broker.deliver_to_ingress(second)
+        assert it.session._outbox.in_hand.used == len(first.body) + 1000
+
+        it.store.open_gate.set()
+        await it.broker.until_acknowledged(2, 1)
+        await asyncio.sleep(0)
+        assert it.session._outbox.in_hand.used == 0
