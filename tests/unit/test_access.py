@@ -524,6 +524,7 @@ attempts = st.lists(
             "op": st.sampled_from(["save", "delete"]),
             "first": st.booleans(),
             "etag": st.sampled_from([None, None, "own", "", "1-00000000", 0, 1, 2]),
+            "max_version": st.sampled_from([None, None, 0, 1, 3]),
             "return_current": st.booleans(),
             "late": st.sampled_from([False, False, False, True]),
             "id": st.sampled_from(["fresh", "fresh", "fresh", "again", "owner's"]),
@@ -569,6 +570,8 @@ async def write_blindly(past: list[str], wishes: list[Json]) -> list[tuple[Json,
                 fields["etag"] = "own" if etag == "own" else etag
             if wish["op"] == "save":
                 fields |= {"value": number, "concurrency": "first-write" if wish["first"] else "last-write"}
+            if wish["max_version"] is not None:
+                fields["max_version"] = wish["max_version"]
             if wish["return_current"]:
                 fields["return_current"] = True
             if wish["late"]:
@@ -615,7 +618,7 @@ def test_who_may_write_but_not_read_learns_nothing(one: list[str], other: list[s
         for made, reply, _ in story:
             assert reply == expected_of(made, reply["status"])
     for (made, reply, fresh), (_, elsewhere, also_fresh) in zip(*stories, strict=True):
-        unconditional = "etag" not in made and made.get("concurrency") != "first-write"
+        unconditional = not {"etag", "max_version"} & set(made) and made.get("concurrency") != "first-write"
         if fresh and also_fresh and unconditional:
             assert reply == elsewhere
 
