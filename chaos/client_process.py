@@ -110,7 +110,14 @@ async def _run(config: dict[str, Any]) -> None:
         callers = [
             Caller(
                 f"{options.name}.{number}",
-                Plan(options.seed, options.name, number, groups=options.groups, generation=options.generation),
+                Plan(
+                    options.seed,
+                    options.name,
+                    number,
+                    groups=options.groups,
+                    partitions=options.partitions,
+                    generation=options.generation,
+                ),
                 clients=clients,
                 line=line,
                 recorder=recorder,

@@ -1,7 +1,8 @@
 """What the callers of a run are going to do: from a seed, so that the same seed plans the same run.
 
 Hot keys are shared by a group of callers and replaced by new ones after so many operations of each: a key has real
-contention, and a history that can be checked. Cold keys are many, and meet few operations each.
+contention, and a history that can be checked. Cold keys are many, and meet few operations each. While its hot key
+lasts, a caller stays on that key's partition: where one stands still, only its own callers wait.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 from typing import TypeVar
+
+from holdfast.events import partition_of
+from holdfast.events.topology import DEFAULT_STORE
 
 T = TypeVar("T")
 
@@ -69,9 +73,9 @@ _KINDS = {
 #: Out of a thousand. What goes by our client is cheap, because messages are shared.
 _ROUTES = {Route.CLIENT: 970, Route.TWO_CLIENTS: 18, Route.COPIED: 4, Route.INGRESS: 4, Route.ASTRAY: 4}
 #: Seconds that a call may take, and how often they are chosen. The short ones end in the middle of faults.
-_TIMEOUTS = {2.0: 4, 6.0: 16, 15.0: 50, 25.0: 30}
+_TIMEOUTS = {2.0: 5, 5.0: 35, 12.0: 60}
 #: How often a command is sent again under its id when nobody knows what became of it.
-_REPEATS = {0: 30, 1: 40, 2: 20, 4: 10}
+_REPEATS = {0: 40, 1: 40, 3: 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +96,16 @@ class Plan:
     :param client: the name of the process that it belongs to.
     :param caller: its number, of all callers of the run.
     :param groups: how many hot keys there are at a time.
+    :param partitions: of the service.
     :param generation: where to begin, for a caller that takes the place of one that was killed.
     """
 
-    def __init__(self, seed: str, client: str, caller: int, *, groups: int, generation: int = 0) -> None:
+    def __init__(
+        self, seed: str, client: str, caller: int, *, groups: int, partitions: int, generation: int = 0
+    ) -> None:
         self._random = Random(f"{seed}/{client}/{caller}")
         self._group = caller % groups
+        self._partitions = partitions
         self._number = 0
         self._hot = generation * OPERATIONS_PER_HOT_KEY
 
@@ -110,15 +118,22 @@ class Plan:
         """The next intent."""
         random = self._random
         self._number += 1
+        hot = f"hot-{self._group}-{self.generation}"
         if random.random() < _HOT_SHARE:
-            key = f"hot-{self._group}-{self.generation}"
+            key = hot
             self._hot += 1
         else:
-            generation = self._hot // OPERATIONS_PER_COLD_GENERATION
-            key = f"cold-{generation}-{random.randrange(COLD_KEYS)}"
+            key = self._cold_key(partition_of(DEFAULT_STORE, hot, self._partitions))
         kind = _choose(random, _KINDS)
         route = _choose(random, _ROUTES)
         return Intent(self._number, kind, route, key, _choose(random, _TIMEOUTS), _choose(random, _REPEATS))
+
+    def _cold_key(self, partition: int) -> str:
+        generation = self._hot // OPERATIONS_PER_COLD_GENERATION
+        number = self._random.randrange(COLD_KEYS)
+        while partition_of(DEFAULT_STORE, key := f"cold-{generation}-{number}", self._partitions) != partition:
+            number = (number + 1) % COLD_KEYS
+        return key
 
 
 def _choose(random: Random, weights: Mapping[T, int]) -> T:

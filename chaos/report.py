@@ -79,7 +79,7 @@ class Report:
             yield f"- there was no time for: {', '.join(self.not_reached)}"
         yield ""
         yield from _table(
-            ("fault", "no write at all, s", "no write on some partition, s", "until all was up again, s"),
+            ("longest time in seconds without acknowledged writes", "at all", "on a partition", "fault lasted"),
             _rows([("(no fault)", self.calm), *((each.name, each) for each in self.standstills)]),
         )
         if self.mixed is not None:

@@ -47,7 +47,7 @@ class Acknowledgements:
         self._all = sorted(time for times in self._partitions for time in times)
 
     def longest_gap(self, begin: int, end: int) -> float:
-        """The longest time without any acknowledged write that falls, or reaches, between two moments. In seconds."""
+        """The longest time without any acknowledged write between two moments. In seconds."""
         return longest_gap(self._all, begin, end) / 1e9
 
     def longest_gap_of_a_partition(self, begin: int, end: int) -> float:
@@ -77,15 +77,6 @@ def acknowledged(operations: Iterable[Operation], partitions: int) -> list[list[
 
 
 def longest_gap(times: Sequence[int], begin: int, end: int) -> int:
-    """The longest distance between neighbours, of those that overlap the time from ``begin`` to ``end``.
-
-    Where there is nothing before or after, it counts from ``begin`` or to ``end``.
-    """
-    first = bisect_right(times, begin) - 1
-    last = bisect_left(times, end)
-    inside = list(times[max(first, 0) : last + 1])
-    if first < 0:
-        inside.insert(0, begin)
-    if last == len(times):
-        inside.append(end)
-    return max((later - earlier for earlier, later in pairwise(inside)), default=0)
+    """The longest time without any of these moments, as far as it falls between ``begin`` and ``end``."""
+    inside = [begin, *times[bisect_right(times, begin) : bisect_left(times, end)], end]
+    return max(later - earlier for earlier, later in pairwise(inside))
