@@ -1,8 +1,11 @@
 """Accounts with the rights that docs/security.md gives them: what a worker and a client need, and nothing beyond."""
 
 import asyncio
+import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +22,11 @@ from holdfast.local import RabbitServer
 
 PAGE = (Path(__file__).parents[2] / "docs/security.md").read_text(encoding="utf-8")
 VHOST = "holdfast"
-PASSWORDS = {"$WORKER_PASSWORD": "of-the-worker", "$SHOP_PASSWORD": "of-the-shop"}
+PASSWORDS = {
+    "$WORKER_PASSWORD": "of-the-worker",
+    "$SHOP_PASSWORD": "of-the-shop",
+    "$OPERATOR_PASSWORD": "of-the-operator",
+}
 QUEUES = ["holdfast.commands.0", "holdfast.ingress", "holdfast.dead"]
 REFUSED, LOCKED, FORGED = 403, 405, 406
 
@@ -86,20 +93,38 @@ async def test_a_whole_session_with_the_rights_of_the_page(
         assert (await client.history("user/1/cart"))[-1].value == {"items": ["apple", "pear"]}
 
 
-def test_a_worker_forwards_and_buries_with_its_rights(accounts: Accounts, service: Service) -> None:
-    """Given the page's accounts, when a client uses the ingress and sends rubbish, then author and letter are kept."""
+def test_a_worker_forwards_and_buries_and_an_operator_digs_up(accounts: Accounts, service: Service) -> None:
+    """Given the page's accounts, when commands come by the ingress and some fail, then authors and letters are kept,
+    and the operator can list letters and replay them in their authors' names.
+    """
     with pika.BlockingConnection(pika.URLParameters(accounts.url("shop"))) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
-        body = b'{"id": "1", "op": "save", "key": "k", "value": 1}'
-        channel.basic_publish("holdfast.commands", "k", body, pika.BasicProperties(user_id="shop"), mandatory=True)
-        channel.basic_publish("holdfast.commands", "k", b"rubbish", mandatory=True)
+        for body in (b'{"id": "1", "op": "save", "key": "k", "value": 1}', b'{"id": "2", "op": "sav"}'):
+            channel.basic_publish("holdfast.commands", "k", body, pika.BasicProperties(user_id="shop"), mandatory=True)
     with pika.BlockingConnection(pika.URLParameters(accounts.url("worker"))) as connection:
+        # Until it has come, nothing of this account's could say so.
         channel = connection.channel()
-        for _, _, body in channel.consume("holdfast.dead", auto_ack=True, inactivity_timeout=30):
-            assert body == b"rubbish"
+        for method, _, body in channel.consume("holdfast.dead", inactivity_timeout=30):
+            assert body == b'{"id": "2", "op": "sav"}'
+            channel.basic_nack(method.delivery_tag)
             break
+    listed = holdfast_dead(accounts, "list", "--json")
+    assert '"shop"' in listed.stdout
+    replayed = holdfast_dead(accounts, "replay", "--all")
+    assert "bad_op" in replayed.stdout + replayed.stderr
     assert asyncio.run(authors(accounts.url("shop"), "k")) == ["shop"]
+
+
+def holdfast_dead(accounts: Accounts, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "holdfast", "dead", *arguments],
+        env=os.environ | {"HOLDFAST_AMQP_URL": accounts.url("operator")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 async def authors(url: str, key: str) -> list[str | None]:

@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from support.commands import NOW
 from support.deliveries import RememberingBroker, delivery
 from support.loops import LeapingLoop
 
+from holdfast.config import read_config
 from holdfast.events import ErrorInfo, Reply, Topology, partition_of
 from holdfast.stores import MemoryStore
 from holdfast.worker import AccessConfig, AccessRule, Engine, WorkerOptions
@@ -662,3 +665,53 @@ async def test_the_id_of_another_tells_nothing_but_that_it_is_used(past: list[st
         assert await it.ask(stolen, "pen") == expected_of(stolen, "invalid")
         # What is denied is not even told that.
         assert (await it.ask(stolen | {"key": "x"}, "pen"))["status"] == "denied"
+
+
+# The page.
+
+PAGE = (Path(__file__).parents[2] / "docs/security.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("user", "operation", "store", "key", "allowed"),
+    [
+        ("shop-1", "read", "default", "user/42", True),
+        ("shop-1", "history", "default", "user/42", False),
+        ("shop-1", "history", "default", "home/shop-1/x", True),
+        ("shop-1", "read", "default", "home/shop-2/x", False),
+        ("sensor-1", "save", "measurements", "by/sensor-1", True),
+        ("sensor-1", "read", "measurements", "by/sensor-1", False),
+        ("sensor-1", "save", "measurements", "by/sensor-2", False),
+        (None, "save", "default", "suggestions/1", True),
+        (None, "read", "default", "suggestions/1", False),
+        (None, "read", "default", "home/x", False),
+    ],
+)
+def test_the_rules_on_the_page_mean_what_it_says(
+    tmp_path: Path, user: str | None, operation: str, store: str, key: str, allowed: bool
+) -> None:
+    """Given the page's example of a file, when it is read, then it is valid, and allows what its comments say."""
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "holdfast.toml"
+    file.write_text(example, encoding="utf-8")
+    config = read_config(file).access
+    assert config.default == "closed"
+    assert Access(config).allows(user, operation, store, key) is allowed
+
+
+def test_the_page_says_what_becomes_of_each_field() -> None:
+    """Given the page's table of what writers are told, when it is read, then each field is there, free or left out."""
+    table = PAGE.split("### Who may write but not read")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", table, re.MULTILINE)
+    told = {name: text for names, text in rows for name in re.findall(r"`([\w.]+)`", names)}
+    free = FREE - {"error"} | {f"error.{name}" for name in FREE_OF_ERRORS}
+    secret = SECRET | {f"error.{name}" for name in SECRET_OF_ERRORS}
+    assert set(told) == free | secret
+    for name, text in told.items():
+        assert text.startswith(("left out", "only answers to `read`")) == (name in secret), name
+
+
+def test_the_page_names_every_operation() -> None:
+    """Given the operations that rules can be about, when the page lists them, then it has them all."""
+    (line,) = re.findall(r"^- \*\*`operations`\*\* are (.*)$", PAGE, re.MULTILINE)
+    assert set(OPERATIONS) <= set(re.findall(r"`(\w+)`", line))
