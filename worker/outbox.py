@@ -141,6 +141,18 @@ class Outbox:
         self.bury(delivery, delivery.body, reason=reason, detail=detail)
         self.answer(delivery, None)
 
+    def abandon(self, delivery: Delivery, reply: Wire, *, reason: str, detail: str) -> None:
+        """Put a message that is not done yet into the dead letter queue, as it came, and be done with it.
+
+        What may still be answered for it is sent, and counts for nothing.
+        """
+        if delivery.remaining == 0:
+            self.expect(delivery, 1)
+        self.bury(delivery, delivery.body, reason=reason, detail=detail)
+        # What is answered later leads away from zero.
+        delivery.remaining = 1
+        self.answer(delivery, reply)
+
     def _finish(self, delivery: Delivery) -> None:
         self._load.done.append(delivery.tag)
         self._load.held += delivery.held

@@ -6,19 +6,21 @@ Whatever was in hand when it breaks is delivered again and recognised, so there 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from ..events import Topology
+from ..events import Status, Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
+from ..events.replies import error
 from .access import Access, conceal
 from .batch import Request
-from .broker import AmqpBroker
+from .broker import AmqpBroker, BrokerLostError
 from .delivery import Delivery
 from .engine import Engine
 from .histories import READERS, Histories
 from .ingress import Forwarder
-from .intake import Intake
+from .intake import Elsewhere, Intake
 from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
@@ -28,6 +30,21 @@ log = logging.getLogger(__name__)
 #: Seconds of reading messages after which others get a turn of the event loop: heartbeats, and what leaves. One message
 #: may take a tenth of a second, and hundreds of them may be there at once.
 INTAKE_TURN = 0.02
+#: Delivery from which on a message that cannot be taken is buried.
+GIVE_UP_FROM = 3
+#: Seconds for tasks to end that are cancelled.
+ENDING_TIMEOUT = 10.0
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they have ended, but not for ever for one that does not."""
+    tasks = set(tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=ENDING_TIMEOUT)
+        if left:
+            log.error("left behind, since they do not end when they are cancelled: %s", sorted(map(repr, left)))
 
 
 class Session:
@@ -73,7 +90,7 @@ class Session:
             partitions=topology.partitions,
             max_value_bytes=options.max_value_bytes,
             describe=self._describe,
-            forward=lambda elsewhere: self._beside(self._forwarder.pass_on(elsewhere)),
+            forward=lambda elsewhere: self._beside(self._pass_on(elsewhere)),
             history=lambda delivery, command: self._histories[command.store].add(delivery, command),
             access=None if options.access.default == "open" else Access(options.access),
         )
@@ -109,10 +126,7 @@ class Session:
             log.info("draining: finishing what is in hand")
             await self._drain()
         finally:
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(self._tasks)
             if self._broken.done():
                 self._broken.exception()  # seen: it was raised above, or came of the cancelling
 
@@ -179,7 +193,8 @@ class Session:
                 delivery, partition = self._arrived.get_nowait()
             await self._outbox.unsent.room()
             if not self._draining:
-                self._take(delivery, partition)
+                with self._giving_up(delivery):
+                    self._take(delivery, partition)
             if time.monotonic() - turn > INTAKE_TURN:
                 await asyncio.sleep(0)
                 turn = time.monotonic()
@@ -205,7 +220,29 @@ class Session:
         while True:
             delivery = await self._ingress.get()
             if not self._draining:
-                await self._forwarder.take(delivery)
+                with self._giving_up(delivery):
+                    await self._forwarder.take(delivery)
+
+    async def _pass_on(self, elsewhere: Elsewhere) -> None:
+        with self._giving_up(elsewhere.delivery):
+            await self._forwarder.pass_on(elsewhere)
+
+    @contextmanager
+    def _giving_up(self, delivery: Delivery) -> Iterator[None]:
+        """Let a message that cannot be taken end the session, so that the next one takes it anew; but not for ever.
+
+        All that is in hand is handed back with it, and counted as it is. So in the end it is buried by itself.
+        """
+        try:
+            yield
+        except BrokerLostError:
+            raise
+        except Exception as fault:
+            if delivery.count < GIVE_UP_FROM:
+                raise
+            log.exception("a message cannot be taken, for the %d. time: it is buried", delivery.count)
+            answer = error(Status.INTERNAL, "internal", "the worker could not process this message")
+            self._outbox.abandon(delivery, {"id": None, **answer}, reason="internal", detail=type(fault).__name__)
 
     def _answered(self, requests: list[Request]) -> None:
         outbox = self._outbox

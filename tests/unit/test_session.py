@@ -10,7 +10,7 @@ from support.commands import NOW
 from support.deliveries import RememberingBroker, delivery
 from support.loops import settle
 
-from holdfast.events import Topology
+from holdfast.events import Topology, partition_of
 from holdfast.stores import MemoryStore
 from holdfast.worker import Engine, WorkerOptions, session
 from holdfast.worker.broker import BrokerLostError
@@ -76,7 +76,7 @@ class SlowStore(MemoryStore):
 class Desk:
     """A session at work."""
 
-    def __init__(self, *, wary: bool, drain_timeout: float) -> None:
+    def __init__(self, *, wary: bool, drain_timeout: float, partitions: int) -> None:
         self.broker = ScriptedBroker()
         self.store = SlowStore()
         self.stopping = asyncio.Event()
@@ -84,8 +84,8 @@ class Desk:
         self.session = Session(
             self.broker,  # type: ignore[arg-type]
             engines={"default": Engine(self.store, service_time=lambda: NOW)},
-            topology=Topology(partitions=1),
-            options=WorkerOptions(amqp_url="amqp://nowhere/", partitions=1, drain_timeout=drain_timeout),
+            topology=Topology(partitions=partitions),
+            options=WorkerOptions(amqp_url="amqp://nowhere/", partitions=partitions, drain_timeout=drain_timeout),
             service_time=lambda: NOW,
             wary=wary,
         )
@@ -93,9 +93,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def bare_desk(*, wary: bool = False, drain_timeout: float = 25) -> AsyncIterator[Desk]:
+async def bare_desk(*, wary: bool = False, drain_timeout: float = 25, partitions: int = 1) -> AsyncIterator[Desk]:
     """A session that is about to begin."""
-    made = Desk(wary=wary, drain_timeout=drain_timeout)
+    made = Desk(wary=wary, drain_timeout=drain_timeout, partitions=partitions)
     await made.store.open()
     yield made
     made.running.cancel()
@@ -103,9 +103,9 @@ async def bare_desk(*, wary: bool = False, drain_timeout: float = 25) -> AsyncIt
 
 
 @asynccontextmanager
-async def desk(*, wary: bool = False, drain_timeout: float = 25) -> AsyncIterator[Desk]:
+async def desk(*, wary: bool = False, drain_timeout: float = 25, partitions: int = 1) -> AsyncIterator[Desk]:
     """A session that has begun."""
-    async with bare_desk(wary=wary, drain_timeout=drain_timeout) as made:
+    async with bare_desk(wary=wary, drain_timeout=drain_timeout, partitions=partitions) as made:
         await made.ready.wait()
         yield made
 
@@ -292,3 +292,148 @@ async def test_what_arrives_counts_as_in_hand_until_it_is_done() -> None:
         await it.broker.until_acknowledged(2, 1)
         await asyncio.sleep(0)
         assert it.session._outbox.in_hand.used == 0
+
+
+# -- messages that cannot be taken
+
+
+class BrokenIntake:
+    """Cannot take the messages of one key; of a list it has answered something by then."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._intake = desk.session._intake
+        self._outbox = desk.session._outbox
+
+    def take(self, taken: Delivery, partition: int) -> None:
+        """Take, or fail half-way."""
+        if b"odd" in taken.body:
+            if taken.body.startswith(b"["):
+                self._outbox.expect(taken, 2)
+                self._outbox.answer(taken, {"id": "half", "status": "ok"})
+            raise ZeroDivisionError("scripted")
+        self._intake.take(taken, partition)
+
+
+def odd(number: int, **fields: Any) -> Delivery:
+    return delivery([{"op": "save", "id": f"id-{number}", "key": "odd", "value": 1}], tag=number, **fields)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_message_that_cannot_be_taken_ends_the_session(count: int) -> None:
+    """Given a message on which the intake fails, when it comes, then the session ends, and it is not acknowledged."""
+    async with desk() as it:
+        it.session._intake = BrokenIntake(it)  # type: ignore[assignment]
+        it.broker.deliver(odd(1, count=count), 0)
+
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(it.running, 10)
+
+    assert it.broker.acknowledged == []
+    assert it.broker.buried == []
+
+
+async def test_a_message_that_could_never_be_taken_is_buried() -> None:
+    """Given a message on which the intake fails again and again, when it comes, then it is buried, and others go on."""
+    async with desk() as it:
+        it.session._intake = BrokenIntake(it)  # type: ignore[assignment]
+        it.broker.deliver(odd(1, count=3), 0)
+        it.broker.deliver(save(2), 0)
+        await it.broker.until_acknowledged(1, 2)
+
+    assert [(reason, detail) for _, reason, detail in it.broker.buried] == [("internal", "ZeroDivisionError")]
+    replies = [(reply["id"], reply["status"]) for _, _, reply in it.broker.replies]
+    assert replies == [("half", "ok"), (None, "internal"), ("id-2", "ok")]
+
+
+async def test_a_message_of_which_nothing_was_taken_is_buried() -> None:
+    """Given a message on which the intake fails at once, when it is buried, then nothing of it is in hand any more."""
+    async with desk() as it:
+        it.session._intake = BrokenIntake(it)  # type: ignore[assignment]
+        it.broker.deliver(delivery({"key": "odd"}, tag=1, count=3), 0)
+        await it.broker.until_acknowledged(1)
+        it.stopping.set()
+        await asyncio.wait_for(it.running, 10)
+
+    assert it.session._outbox._open == 0
+    assert [body for body, _, _ in it.broker.buried] == [b'{"key":"odd"}']
+
+
+async def test_what_is_answered_late_for_a_buried_message_is_not_acknowledged_twice() -> None:
+    """Given a message that was buried, when commands of it get their answers yet, then they count for nothing."""
+    async with desk() as it:
+        it.session._intake = BrokenIntake(it)  # type: ignore[assignment]
+        buried = odd(1, count=3)
+        it.broker.deliver(buried, 0)
+        await it.broker.until_acknowledged(1)
+        it.session._outbox.answer(buried, {"id": "late", "status": "ok"})
+        it.session._outbox.answer(buried, {"id": "later", "status": "ok"})
+        it.broker.deliver(save(2), 0)
+        await it.broker.until_acknowledged(1, 2)
+        await it.session._outbox.idle()
+
+    assert {reply["id"] for _, _, reply in it.broker.replies} == {"half", None, "late", "later", "id-2"}
+
+
+@pytest.mark.parametrize("way", ["ingress", "wrong partition"])
+async def test_a_message_that_can_never_be_forwarded_is_buried(way: str) -> None:
+    """Given a message on which forwarding fails for a reason of its own, when it came often, then it is buried."""
+    async with desk(partitions=2) as it:
+        failing = it.broker
+
+        async def forward(taken: Delivery, partition: int, body: bytes) -> None:
+            raise ZeroDivisionError("scripted")
+
+        it.session._forwarder._publish = forward
+        failed = save(1, count=3)
+        if way == "ingress":
+            failing.deliver_to_ingress(failed)
+        else:
+            failing.deliver(failed, 1 - partition_of("default", "k", 2))
+        await it.broker.until_acknowledged(1)
+
+    assert [(reason, detail) for _, reason, detail in it.broker.buried] == [("internal", "ZeroDivisionError")]
+
+
+async def test_a_lost_broker_buries_nothing() -> None:
+    """Given a message that came often, when the connection goes while it is forwarded, then it is kept for later."""
+    async with desk() as it:
+
+        async def forward(taken: Delivery, partition: int, body: bytes) -> None:
+            raise BrokerLostError("scripted")
+
+        it.session._forwarder._publish = forward
+        it.broker.deliver_to_ingress(save(1, count=50))
+
+        with pytest.raises(BrokerLostError):
+            await asyncio.wait_for(it.running, 10)
+
+    assert it.broker.buried == []
+    assert it.broker.acknowledged == []
+
+
+# -- the end
+
+
+async def test_a_task_that_does_not_end_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a task that passes over its cancellation, when the session ends, then it does not wait for it for ever."""
+    monkeypatch.setattr(session, "ENDING_TIMEOUT", 0.05)
+    enough = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not enough.is_set():
+            try:
+                await enough.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with desk() as it:
+        it.session._beside(stubborn())
+        await settle()
+        it.stopping.set()
+        await asyncio.wait_for(it.running, 10)
+
+    assert "stubborn" in caplog.text
+    enough.set()
+    await settle()
