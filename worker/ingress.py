@@ -20,7 +20,7 @@ from ..events.replies import error
 from ..events.topology import DEFAULT_STORE
 from .broker import CannotKeepAuthorError
 from .delivery import Delivery
-from .intake import Elsewhere
+from .intake import RESERVED_ADDRESS, Elsewhere
 from .outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,10 @@ class Forwarder:
         if delivery.unreadable is not None:
             # Who waits for an answer, and for which, is not known.
             self._outbox.bury_whole(delivery, reason="bad_properties", detail=delivery.unreadable)
+            return
+        if delivery.reply_address_is_reserved:
+            # Here, because parts of it would be buried one by one.
+            self._outbox.bury_whole(delivery, reason="bad_reply_to", detail=RESERVED_ADDRESS)
             return
         parts, is_array = sort_by_partition(delivery.body, self._partitions)
         delivery.is_array = is_array

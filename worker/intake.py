@@ -31,6 +31,9 @@ from .outbox import Outbox, Wire
 
 log = logging.getLogger(__name__)
 
+#: Why nothing is done with a message whose answer would go to one of these.
+RESERVED_ADDRESS = "reply_to names one of Holdfast's own queues"
+
 
 @dataclass(slots=True)
 class Elsewhere:
@@ -79,7 +82,7 @@ class Intake:
             outbox.bury_whole(delivery, reason="bad_properties", detail=delivery.unreadable)
             return
         if delivery.reply_address_is_reserved:
-            outbox.bury_whole(delivery, reason="bad_reply_to", detail="reply_to names one of Holdfast's own queues")
+            outbox.bury_whole(delivery, reason="bad_reply_to", detail=RESERVED_ADDRESS)
             return
         try:
             decoded = decode_commands(delivery.body, message_id=delivery.message_id or str(uuid_utils.uuid7()))

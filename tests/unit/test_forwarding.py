@@ -167,6 +167,16 @@ async def test_an_empty_array_from_the_ingress_is_done() -> None:
     assert (dict(queues.got), queues.finished) == ({}, [taken.tag])
 
 
+async def test_a_reserved_reply_address_is_buried_where_it_comes_in() -> None:
+    """Given an array of many partitions whose reply_to is one of our own queues, then it makes one dead letter."""
+    queues = Queues()
+    taken = delivery([command(key) for key in KEYS.values()], reply_to="holdfast.dead")
+    await queues.forwarder.take(taken)
+    assert queues.buried == [(taken.body, "bad_reply_to")]
+    assert queues.got == {}
+    assert queues.finished == [taken.tag]
+
+
 async def test_a_full_queue_is_told_and_holds_up_no_other() -> None:
     """Given a partition that takes no more, when an array is forwarded, then the others go on."""
     queues = Queues(2)
