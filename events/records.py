@@ -66,12 +66,29 @@ def digest_of(command: SaveCommand | DeleteCommand) -> tuple[bytes, int]:
     When it was sent and its deadline play no part, since a retry may renew them. The order of an object's
     members plays none either.
     """
+    value, concurrency = b"", None
     if isinstance(command, SaveCommand):
-        value = orjson.dumps(command.value, option=orjson.OPT_SORT_KEYS)
-        rest = [command.op, command.store, command.key, command.etag, command.concurrency, command.metadata]
-    else:
-        value = b""
-        rest = [command.op, command.store, command.key, command.etag, None, command.metadata]
-    digest = blake2b(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS), digest_size=8)
+        value, concurrency = value_text(command.value), command.concurrency
+    digest = make_digest(command.op, command.store, command.key, command.etag, concurrency, command.metadata, value)
+    return digest, len(value)
+
+
+def value_text(value: Any) -> bytes:
+    """A value as the JSON text that goes into a digest."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def make_digest(
+    op: str,
+    store: str,
+    key: str,
+    etag: str | None,
+    concurrency: str | None,
+    metadata: dict[str, str] | None,
+    value: bytes,
+) -> bytes:
+    """The digest of a command, out of its parts. A delete has no concurrency and an empty value text."""
+    rest = orjson.dumps([op, store, key, etag, concurrency, metadata], option=orjson.OPT_SORT_KEYS)
+    digest = blake2b(rest, digest_size=8)
     digest.update(value)
-    return digest.digest(), len(value)
+    return digest.digest()

@@ -1,6 +1,7 @@
 """Where the log is kept: the EventStore interface and its implementations."""
 
 from .config import StoreConfig, build_store
+from .inspection import EventPage, InspectableStore, Inspection, Malformed, RecordPage
 from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, KeyPage, Outcome
 from .memory import MemoryStore
 from .mongo import MongoStore
@@ -8,13 +9,18 @@ from .mongo import MongoStore
 __all__ = [
     "AlreadyApplied",
     "Appended",
+    "EventPage",
     "EventStore",
     "Fence",
     "Head",
+    "InspectableStore",
+    "Inspection",
     "KeyPage",
+    "Malformed",
     "MemoryStore",
     "MongoStore",
     "Outcome",
+    "RecordPage",
     "StoreConfig",
     "build_store",
 ]

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import bson
-from bson import CodecOptions, Int64
+from bson import CodecOptions, Int64, Timestamp
 from bson.codec_options import DatetimeConversion, TypeDecoder, TypeRegistry
 from bson.datetime_ms import DatetimeMS
 from bson.errors import InvalidDocument
@@ -121,6 +121,12 @@ def decode_reply(reply: bytes) -> dict[str, Any]:
         plain: dict[str, Any] = _unwrap(RawBSONDocument(reply, _RAW))
         return plain
     return bson.decode(reply, _PLAIN)
+
+
+def documents_of(reply: bytes) -> tuple[list[bytes], Timestamp]:
+    """The documents of a server's reply, each as it came, and the time in the log that they are of."""
+    wrapped = RawBSONDocument(reply, _RAW)
+    return [bytes(document.raw) for document in wrapped["cursor"]["firstBatch"]], wrapped["operationTime"]
 
 
 def _unwrap(value: Any) -> Any:

@@ -9,7 +9,10 @@ from typing import overload
 import orjson
 
 from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
+from .inspection import EventPage, RecordPage
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+
+_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,7 +46,7 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"MemoryStore(name={self.name!r})"
 
-    async def open(self) -> None:
+    async def open(self, *, create: bool = True) -> None:  # noqa: ARG002 - there is nothing to create
         """Make it usable. Repeating it is harmless."""
         self._open = True
 
@@ -152,6 +155,11 @@ class MemoryStore:
         for record in self._log[:]:
             yield _thaw(record)
 
+    def inspection(self) -> "MemoryInspection":
+        """A look through the log."""
+        self._check_open()
+        return MemoryInspection(self._log[:], len(self._log))
+
     def _add(self, record: Record) -> None:
         self._log.append(record)
         self._by_id[record.id] = record
@@ -175,6 +183,37 @@ class MemoryStore:
         # Reads here are never behind, but a fence of another store is a mistake that a test should find.
         if fence is not None and not isinstance(fence, MemoryFence):
             raise TypeError(f"not a fence of this store: {fence!r}")
+
+
+class MemoryInspection:
+    """A look through a log that is in memory."""
+
+    def __init__(self, log: Sequence[Record], sequence: int) -> None:
+        self._log = log
+        self._fence = MemoryFence(sequence)
+
+    async def count(self) -> int:
+        """How many records there are."""
+        return len(self._log)
+
+    async def definition_faults(self) -> list[str]:
+        """None: there is nothing that could be defined otherwise."""
+        return []
+
+    async def events(self) -> AsyncIterator[EventPage]:
+        """Every event, key by key, the newest version of each first."""
+        events = [_thaw(record) for record in self._log if isinstance(record, Event)]
+        events.sort(key=lambda event: (event.key, -event.version))
+        for start in range(0, len(events), _PAGE):
+            yield EventPage(events[start : start + _PAGE], self._fence)
+
+    async def records(self) -> AsyncIterator[RecordPage]:
+        """Every record, in the order of the ids."""
+        records = sorted(self._log, key=lambda record: record.id)
+        for start in range(0, len(records), _PAGE):
+            page = records[start : start + _PAGE]
+            others = [_thaw(record) for record in page if isinstance(record, Refusal)]
+            yield RecordPage([(record.id, isinstance(record, Event)) for record in page], others, self._fence)
 
 
 def _wall_clock() -> int:

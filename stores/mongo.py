@@ -13,6 +13,7 @@ from ..events.commands import StoreName
 from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, id_of, to_millis, to_record
 from .driver import Driver
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+from .mongo_inspection import MongoInspection
 from .queries import (
     HAS_VERSION,
     HEAD_GROUP,
@@ -81,6 +82,7 @@ class MongoStore:
         self._database = database
         self._timeout_seconds = timeout_seconds
         self._log = f"{name}.events"
+        self._view = f"{name}.current"
         self._driver: Driver | None = None
         self._ready = False
         self._fence_id = secrets.randbelow(_FENCE_SLOTS)
@@ -89,15 +91,17 @@ class MongoStore:
     def __repr__(self) -> str:
         return f"MongoStore({mask_url(self._url)!r}, name={self.name!r})"
 
-    async def open(self) -> None:
+    async def open(self, *, create: bool = True) -> None:
         """Connect, check the server, create indexes and the view. Repeating it is harmless.
 
+        :param create: False leaves the server unchecked and creates nothing, to look at what may be at fault.
         :raises StoreConfigError: if the server is unfit or refuses access; the message says what to change.
         :raises StoreUnavailable: if it cannot be reached.
         """
         if self._driver is None:
             self._driver = Driver(self._url, self._database, timeout_seconds=self._timeout_seconds)
-        await prepare(self._driver, self._log, f"{self.name}.current")
+        if create:
+            await prepare(self._driver, self._log, self._view)
         self._ready = True
 
     async def close(self) -> None:
@@ -299,6 +303,10 @@ class MongoStore:
             if complete and len(rows) < _SCAN_PAGE:
                 return
             last = {"_id": {"$gt": rows[-1]["_id"]}}
+
+    def inspection(self) -> MongoInspection:
+        """A look through the log as it is."""
+        return MongoInspection(self._opened, self._log, self._view)
 
     async def _aggregate(
         self, pipeline: list[dict[str, Any]], after: Fence | None

@@ -14,6 +14,14 @@ _MIN_WIRE_VERSION: Final = 17
 
 _NAMESPACE_EXISTS: Final = 48
 
+#: The index that decides: no version of a key comes twice. Besides it there is MongoDB's own on ``_id``.
+LOG_INDEX: Final[dict[str, Any]] = {
+    "name": VERSION_INDEX,
+    "key": {"key": 1, "version": -1},
+    "unique": True,
+    "partialFilterExpression": HAS_VERSION,
+}
+
 #: The documents of the keys that are there, for people with a MongoDB tool.
 CURRENT_VIEW: Final[list[dict[str, Any]]] = [
     {"$match": HAS_VERSION},
@@ -74,13 +82,7 @@ async def _check_server(driver: Driver) -> None:
 
 
 async def _create_index(driver: Driver, log_name: str) -> None:
-    index = {
-        "name": VERSION_INDEX,
-        "key": {"key": 1, "version": -1},
-        "unique": True,
-        "partialFilterExpression": HAS_VERSION,
-    }
-    made = await driver.command({"createIndexes": log_name, "indexes": [index], "writeConcern": {"w": "majority"}})
+    made = await driver.command({"createIndexes": log_name, "indexes": [LOG_INDEX], "writeConcern": {"w": "majority"}})
     # Without a majority it may be rolled back, and the first insert would then make a log without the index, in
     # which nothing refuses a version that is taken.
     if made.get("writeConcernError"):

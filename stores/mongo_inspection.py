@@ -1,0 +1,365 @@
+"""Looking through a log in MongoDB as it is. Nothing is taken for granted of its documents and indexes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import bson
+from bson.datetime_ms import DatetimeMS
+from bson.errors import BSONError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from ..events import InvalidError, Record, Refusal, StoreUnavailable, check_id, check_key, check_value
+from .documents import decode_reply, documents_of, to_record
+from .driver import Driver
+from .inspection import EventPage, Malformed, RecordPage
+from .queries import HAS_VERSION, NEWEST_FIRST, MongoFence
+from .setup import CURRENT_VIEW, LOG_INDEX
+
+#: Documents that are asked for at a time.
+_PAGE: Final = 2000
+
+_BY_KEY: Final[dict[str, int]] = NEWEST_FIRST["$sort"]
+_BY_ID: Final = {"_id": 1}
+
+_COMMON: Final = frozenset({"_id", "key", "type", "time", "digest"})
+_REQUIRED: Final = {
+    "saved": _COMMON | {"version", "value"},
+    "deleted": _COMMON | {"version"},
+    "refused": _COMMON | {"answer"},
+}
+_OPTIONAL: Final = frozenset({"author", "metadata"})
+_DIGEST_BYTES: Final = 8
+
+_NAMESPACE_NOT_FOUND: Final = 26
+
+#: What an index may say besides what makes it ours.
+_INDEX_TRIVIA: Final = frozenset({"v", "ns", "background"})
+
+#: A change of primaries takes some seconds, and is nothing to give up for.
+_patiently = retry(
+    retry=retry_if_exception_type(StoreUnavailable),
+    wait=wait_random_exponential(multiplier=0.2, max=2),
+    stop=stop_after_delay(20),
+    reraise=True,
+)
+
+
+class _Undecodable(NamedTuple):
+    """A document that the driver cannot read."""
+
+    id: str
+    reason: str
+
+
+class _Page(NamedTuple):
+    documents: list[dict[str, Any] | _Undecodable]
+    after: MongoFence
+
+
+class MongoInspection:
+    """A look through the log in one collection."""
+
+    def __init__(self, driver: Driver, log: str, view: str) -> None:
+        self._driver = driver
+        self._log = log
+        self._view = view
+
+    async def count(self) -> int:
+        """About how many documents there are, from the collection's statistics. It is not tried again."""
+        return int((await self._driver.command({"count": self._log}))["n"])
+
+    async def definition_faults(self) -> list[str]:
+        """What is wrong with the indexes, the view and the collection."""
+        listing = {"listCollections": 1, "filter": {"name": {"$in": [self._log, self._view]}}, "cursor": {}}
+        found = {one["name"]: one for one in (await self._command(listing))["cursor"]["firstBatch"]}
+        if self._log not in found:
+            return [f"the collection {self._log} does not exist"]
+        faults = _collection_faults(self._log, found[self._log])
+        faults += _index_faults(await self._indexes())
+        view = found.get(self._view)
+        if view is None:
+            faults.append(f"the view {self._view} does not exist")
+        elif view["type"] != "view" or view["options"] != {"viewOn": self._log, "pipeline": CURRENT_VIEW}:
+            faults.append(f"{self._view} is not the view that a worker creates")
+        return faults
+
+    async def events(self) -> AsyncIterator[EventPage]:
+        """Every event, key by key, the newest version of each first.
+
+        Without the index the database sorts all events for each page, which takes its time.
+        """
+        indexes = [index["name"] for index in await self._indexes() if _serves(index)]
+        scan = _Scan(self, HAS_VERSION, _BY_KEY, index=indexes[0] if indexes else None)
+        async for page in scan.pages():
+            records = map(_record, page.documents)
+            yield EventPage([record for record in records if not isinstance(record, Refusal)], page.after)
+
+    async def records(self) -> AsyncIterator[RecordPage]:
+        """Every record, in the order of the ids."""
+        scan = _Scan(self, {}, _BY_ID, index="_id_", projection={"version": 1})
+        async for page in scan.pages():
+            ids: list[tuple[str, bool]] = []
+            wanted: list[Any] = []
+            others: list[Record | Malformed] = []
+            for document in page.documents:
+                if isinstance(document, _Undecodable):
+                    others.append(_malformed(document))
+                    continue
+                version = document.get("version")
+                # Only what the index on (key, version) holds comes with the events.
+                is_event = isinstance(version, int | float) and version > 0
+                if _id_fault(document["_id"]) is None:
+                    ids.append((document["_id"]["c"], is_event))
+                if not is_event:
+                    wanted.append(document["_id"])
+            after = page.after
+            while wanted:
+                more = await self.page({"filter": {"_id": {"$in": wanted}}, "limit": len(wanted), "sort": _BY_ID})
+                after = more.after
+                others += map(_record, more.documents)
+                # More than one reply holds.
+                if not more.documents:
+                    break
+                wanted = wanted[len(more.documents) :]
+            yield RecordPage(ids, others, after)
+
+    async def page(self, options: Mapping[str, Any]) -> _Page:
+        """Documents as far as they fit into one reply, and the point in the log that they are of."""
+        command = {"find": self._log, **options, "singleBatch": True, "readConcern": {"level": "majority"}}
+        documents: list[dict[str, Any] | _Undecodable]
+        reply = await self._raw_command(command)
+        try:
+            decoded = decode_reply(reply)
+            documents, time = decoded["cursor"]["firstBatch"], decoded["operationTime"]
+        except (BSONError, UnicodeError, ValueError, OverflowError):
+            raws, time = documents_of(reply)
+            documents = [_decode(raw) for raw in raws]
+        return _Page(documents, MongoFence(time))
+
+    async def _indexes(self) -> list[dict[str, Any]]:
+        listing = await self._command({"listIndexes": self._log, "cursor": {}}, tolerate=[_NAMESPACE_NOT_FOUND])
+        return [dict(index) for index in listing["cursor"]["firstBatch"]] if listing["ok"] else []
+
+    @_patiently
+    async def _command(self, command: Mapping[str, Any], *, tolerate: Sequence[int] = ()) -> dict[str, Any]:
+        return await self._driver.command(dict(command), tolerate=tolerate)
+
+    @_patiently
+    async def _raw_command(self, command: Mapping[str, Any]) -> bytes:
+        return await self._driver.raw_command(dict(command))
+
+
+class _Scan:
+    """All documents that meet a condition, a page at a time, in the order of an index."""
+
+    def __init__(
+        self,
+        inspection: MongoInspection,
+        condition: Mapping[str, Any],
+        order: Mapping[str, int],
+        *,
+        index: str | None,
+        projection: Mapping[str, int] | None = None,
+    ) -> None:
+        self._inspection = inspection
+        self._options: dict[str, Any] = {"sort": dict(order)}
+        self._condition = condition
+        self._order = order
+        if projection is not None:
+            self._options["projection"] = projection
+        self._indexed = index is not None
+        if index is not None:
+            self._options["hint"] = index
+        else:
+            self._options["allowDiskUse"] = True
+        #: Where the next page begins, and the ids of what was shown from there on.
+        self._place: dict[str, Any] | None = None
+        self._shown: set[str] = set()
+
+    async def pages(self) -> AsyncIterator[_Page]:
+        """The pages. While one is looked at, the next one is on its way."""
+        coming = asyncio.ensure_future(self._next())
+        try:
+            while (page := await coming).documents:
+                coming = asyncio.ensure_future(self._next())
+                yield page
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+    async def _next(self) -> _Page:
+        # What is shown again at the beginning must not be all there is on a page.
+        options = {**self._options, "filter": self._condition, "limit": _PAGE + len(self._shown)}
+        if self._place is not None and self._indexed:
+            # Unlike a condition with $gt this goes on past the end of a BSON type.
+            options["min"] = self._place
+        elif self._place is not None:
+            options["filter"] = {"$and": [self._condition, {"$expr": _from(self._place, self._order)}]}
+        page = await self._inspection.page(options)
+        fresh = [document for document in page.documents if _name(document) not in self._shown]
+        self._go_on_from(fresh)
+        return _Page(fresh, page.after)
+
+    def _go_on_from(self, documents: Sequence[dict[str, Any] | _Undecodable]) -> None:
+        """The next page begins where the last document is that can be read: several may have one place."""
+        for document in documents:
+            place = None
+            if not isinstance(document, _Undecodable):
+                # The order of the fields is the index's.
+                place = {name: document.get(name) for name in self._order}
+            if place is not None and place != self._place:
+                self._place = place
+                self._shown = set()
+            self._shown.add(_name(document))
+
+
+def _from(place: Mapping[str, Any], order: Mapping[str, int]) -> dict[str, Any]:
+    """The condition on what is at a place or behind it, as an expression: these compare values of all types."""
+    conditions: list[dict[str, Any]] = []
+    equal: list[dict[str, Any]] = []
+    for name, direction in order.items():
+        sides = [f"${name}", {"$literal": place[name]}]
+        conditions.append({"$and": [*equal, {"$gt" if direction > 0 else "$lt": sides}]})
+        equal.append({"$eq": sides})
+    return {"$or": [*conditions, {"$and": equal}]}
+
+
+def _name(document: dict[str, Any] | _Undecodable) -> str:
+    return document.id if isinstance(document, _Undecodable) else repr(document["_id"])
+
+
+def _decode(raw: bytes) -> dict[str, Any] | _Undecodable:
+    try:
+        return decode_reply(raw)
+    except (BSONError, UnicodeError, ValueError, OverflowError) as error:
+        try:
+            name = repr(bson.decode(raw, bson.CodecOptions(unicode_decode_error_handler="backslashreplace"))["_id"])
+        except (BSONError, UnicodeError, ValueError, OverflowError):
+            name = raw[:64].hex()
+        return _Undecodable(name, f"cannot be decoded: {error}")
+
+
+def _record(document: dict[str, Any] | _Undecodable) -> Record | Malformed:
+    if isinstance(document, _Undecodable):
+        return _malformed(document)
+    reason = fault_of(document)
+    if reason is None:
+        return to_record(document)
+    key, version = document.get("key"), document.get("version")
+    return Malformed(
+        _text_of_id(document["_id"]),
+        key if isinstance(key, str) else None,
+        int(version) if isinstance(version, int | float) and version == version // 1 else None,
+        reason,
+    )
+
+
+def _malformed(document: _Undecodable) -> Malformed:
+    return Malformed(document.id, None, None, document.reason)
+
+
+def fault_of(document: Mapping[str, Any]) -> str | None:
+    """What keeps a document from being one that a worker writes; None if nothing does."""
+    fault = _id_fault(document["_id"])
+    if fault is not None:
+        return fault
+    kind = document.get("type")
+    required = _REQUIRED.get(kind) if isinstance(kind, str) else None
+    if required is None:
+        return f"type is {kind!r}"
+    if document.keys() != required:
+        missing, unknown = required - document.keys(), document.keys() - required - _OPTIONAL
+        if missing:
+            return f"lacks {_list(missing)}"
+        if unknown:
+            return f"has the unknown field {_list(unknown)}"
+    if type(document["time"]) is not datetime and not isinstance(document["time"], DatetimeMS):
+        return "time is no date"
+    if type(document["digest"]) is not bytes or len(document["digest"]) != _DIGEST_BYTES:
+        return f"digest is not {_DIGEST_BYTES} bytes"
+    if type(document.get("author", "")) is not str:
+        return "author is no text"
+    return _content_fault(document)
+
+
+def _content_fault(document: Mapping[str, Any]) -> str | None:
+    if "version" in document and (type(document["version"]) is not int or document["version"] < 1):
+        return f"version is {document['version']!r}"
+    metadata = document.get("metadata", {})
+    if type(metadata) is not dict or any(type(text) is not str for text in metadata.values()):
+        return "metadata is no object of texts"
+    if type(document["key"]) is not str:
+        return "key is no text"
+    try:
+        check_key(document["key"])
+        if "value" in document:
+            check_value(document["value"])
+        if "answer" in document:
+            check_value(document["answer"])
+    except InvalidError as error:
+        return f"cannot be read: {error}"
+    if "answer" in document and (type(document["answer"]) is not dict or "status" not in document["answer"]):
+        return "answer is none"
+    return None
+
+
+def _id_fault(id_: Any) -> str | None:
+    if type(id_) is not dict or [*id_] != ["c", "n"] or type(id_["c"]) is not str or type(id_["n"]) is not int:
+        return "_id is not a command id and a position"
+    if id_["n"] != 0:
+        return f"_id has the position {id_['n']}, and no command writes more than one record"
+    try:
+        check_id(id_["c"])
+    except InvalidError as error:
+        return f"_id is no command id: {error}"
+    return None
+
+
+def _text_of_id(id_: Any) -> str:
+    return id_["c"] if type(id_) is dict and type(id_.get("c")) is str else repr(id_)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(map(repr, names)))
+
+
+def _collection_faults(name: str, found: Mapping[str, Any]) -> list[str]:
+    if found["type"] != "collection":
+        return [f"{name} is a {found['type']} and no plain collection"]
+    # A capped collection forgets, a collation makes different keys equal, and a validator refuses what must go in.
+    strange = found["options"].keys() - {"storageEngine", "indexOptionDefaults"}
+    return [f"the collection {name} has the option {option}, which no worker sets" for option in sorted(strange)]
+
+
+def _index_faults(indexes: Sequence[Mapping[str, Any]]) -> list[str]:
+    faults: list[str] = []
+    named = {index["name"]: index for index in indexes}
+    wanted = {"_id_": {"name": "_id_", "key": {"_id": 1}}, LOG_INDEX["name"]: LOG_INDEX}
+    for name, definition in wanted.items():
+        index = named.get(name)
+        if index is None:
+            faults.append(f"the index {name} does not exist")
+        elif _definition(index) != _definition(definition):
+            faults.append(f"the index {name} is not the one that decides: it is {_definition(index)}")
+    for name, index in named.items():
+        if name in wanted:
+            continue
+        if index.get("unique"):
+            faults.append(f"the unique index {name} is not Holdfast's and can refuse events")
+        if "expireAfterSeconds" in index:
+            faults.append(f"the index {name} deletes documents after {index['expireAfterSeconds']} s")
+    return faults
+
+
+def _serves(index: Mapping[str, Any]) -> bool:
+    """Whether events can be read along an index, unique or not."""
+    partial = index.get("partialFilterExpression", HAS_VERSION)
+    return list(index["key"].items()) == list(_BY_KEY.items()) and partial == HAS_VERSION and "collation" not in index
+
+
+def _definition(index: Mapping[str, Any]) -> dict[str, Any]:
+    # Objects compare without the order of their members, which an index's key has.
+    plain = {name: item for name, item in index.items() if name not in _INDEX_TRIVIA}
+    return {**plain, "key": list(index["key"].items())}
