@@ -3,7 +3,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench compose-test check audit up down
+.PHONY: help demo test bench chaos soak compose-test check audit up down
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -20,6 +20,15 @@ test: ## run the tests on real servers; PYTEST_ARGS='-k watch -x' to choose
 bench: ## measure throughput and latency
 	@sh scripts/bootstrap bench
 	@$(PYTHON) -m benchmarks $(BENCH_ARGS)
+
+chaos: ## faults under load, and the proof that nothing was lost: MINUTES=10 SEED=… KINDS='workers clients'
+	@sh scripts/bootstrap test
+	@$(PYTHON) -m chaos run $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(KINDS),--kinds '$(KINDS)')
+
+soak: ## half of the highest rate for MINUTES=10: memory stays flat, and no queue grows
+	@sh scripts/bootstrap test
+	@$(PYTHON) -m chaos soak $(if $(MINUTES),--minutes $(MINUTES))
 
 compose-test: ## start compose.yaml in a container engine and test it from outside
 	@sh scripts/bootstrap test

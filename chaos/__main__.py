@@ -17,6 +17,7 @@ from holdfast.local import LocalStackError
 
 from .display import Display
 from .runner import Options, Runner, check_run, kinds_of
+from .soak import soak as run_soak
 
 T = TypeVar("T")
 
@@ -42,9 +43,7 @@ def run(
         options = Options(seed=seed, minutes=minutes, kinds=kinds_of(kinds.split()))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--kinds") from None
-    directory = BUILD / seed
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    directory = _empty(BUILD / seed)
     console.print(f"seed {seed}, {minutes:g} minutes; everything is in {directory}", highlight=False)
     with Display(console, minutes * 60) as display:
         report = asyncio.run(_stoppable(Runner(directory.resolve(), options, display).run()))
@@ -59,6 +58,22 @@ def run(
 
 
 @app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.5, help="Minutes at half the rate that is possible.")] = 10,
+) -> None:
+    """Keep a service busy at half of its highest rate, and see that memory and queues do not grow.
+
+    Exit code 0 if nothing is wrong, 1 otherwise.
+    """
+    directory = _empty(Path("build/soak"))
+    with Display(console, minutes * 60) as display:
+        report = asyncio.run(_stoppable(run_soak(directory.resolve(), minutes, display)))
+    console.print(Markdown(report.markdown()))
+    console.print(f"the report is {directory / 'soak.md'} and soak.json beside it", highlight=False)
+    sys.exit(0 if report.passed else 1)
+
+
+@app.command()
 def check(
     directory: Annotated[Path, typer.Argument(help="The folder of a run.", exists=True, file_okay=False)],
 ) -> None:
@@ -68,6 +83,12 @@ def check(
         console.print(finding, style="red", markup=False, highlight=False)
     console.print(f"{checked.operations:,} operations on {checked.keys:,} keys, {len(checked.findings)} findings")
     sys.exit(1 if checked.findings else 0)
+
+
+def _empty(directory: Path) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
 
 
 async def _stoppable(work: Coroutine[Any, Any, T]) -> T:

@@ -47,6 +47,8 @@ class Options:
     #: Of load.
     minutes: float
     kinds: tuple[str, ...] = KINDS
+    #: Names of faults; empty for all of these kinds.
+    faults: tuple[str, ...] = ()
     size: Size = field(default_factory=Size)
     #: The promise that workers break, to see that the checks find it; empty for none.
     breaks: str = ""
@@ -100,7 +102,7 @@ class Runner:
         await stage.crowd.start()
         self._began = time.monotonic_ns()
         display.load_begins()
-        makes = catalogue(stage, recorder, self._random)
+        makes = self._chosen(catalogue(stage, recorder, self._random))
         watching = asyncio.ensure_future(self._watch(stage))
         try:
             await asyncio.sleep(CALM)
@@ -114,6 +116,15 @@ class Runner:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+    def _chosen(self, makes: Mapping[str, Sequence[Make]]) -> dict[str, list[Make]]:
+        names = self._options.faults
+        chosen = {
+            kind: [make for make in makes[kind] if not names or make().name in names] for kind in self._options.kinds
+        }
+        if unknown := set(names) - {make().name for each in chosen.values() for make in each}:
+            raise ValueError(f"no such faults of these kinds: {', '.join(sorted(unknown))}")
+        return chosen
 
     async def _watch(self, stage: Stage) -> None:
         while True:
@@ -140,13 +151,13 @@ class Runner:
         self._display.phase("faults at random")
         busy: dict[asyncio.Task[Injection], str] = {}
         while time.monotonic() < until:
-            free = [kind for kind in self._options.kinds if kind not in busy.values()]
+            free = [kind for kind in self._options.kinds if makes[kind] and kind not in busy.values()]
             if free and len(busy) < AT_ONCE:
                 kind = self._random.choice(free)
                 fault = self._random.choice(makes[kind])()
                 busy[asyncio.ensure_future(self._inject(fault, alone=False))] = kind
             pause = min(self._random.uniform(0, MAX_PAUSE), until - time.monotonic())
-            await asyncio.wait(busy, timeout=max(0.0, pause))
+            await asyncio.sleep(max(0.0, pause))
             busy = {task: kind for task, kind in busy.items() if not task.done()}
         await asyncio.gather(*busy)
 

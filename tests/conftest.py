@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.cluster import Cluster
 
 from holdfast.local import LocalStackError, MongoReplicaSet, RabbitServer, Server, find_mongod, find_rabbitmq
 
@@ -153,3 +154,14 @@ def own_mongo(tmp_path: Path) -> Iterator[Callable[..., MongoReplicaSet]]:
 
     yield make
     _discard(*(member for server in made for member in server.members))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, rabbit: RabbitServer, amqp_vhost: str, mongo: MongoReplicaSet) -> Iterator[Cluster]:
+    """A service on the shared servers, without a worker yet."""
+    database = f"faults_{uuid.uuid4().hex[:12]}"
+    cluster = Cluster(tmp_path, rabbit, amqp_vhost, mongo, database)
+    yield cluster
+    cluster.stop()
+    with mongo.client() as client:
+        client.drop_database(database)

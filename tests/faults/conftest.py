@@ -1,24 +1,19 @@
 """Services of real processes that the tests of this folder may kill, freeze and starve."""
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.cluster import Cluster
+from support.proxied import ProxiedService, through
 
+from chaos.proxy import Proxy
+from chaos.replicas import ProxiedReplicaSet
 from holdfast.local import MongoReplicaSet, RabbitServer
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, rabbit: RabbitServer, amqp_vhost: str, mongo: MongoReplicaSet) -> Iterator[Cluster]:
-    """A service on the shared servers, without a worker yet."""
-    database = f"faults_{uuid.uuid4().hex[:12]}"
-    cluster = Cluster(tmp_path, rabbit, amqp_vhost, mongo, database)
-    yield cluster
-    cluster.stop()
-    with mongo.client() as client:
-        client.drop_database(database)
+from holdfast.local.ports import LOOPBACK
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +45,31 @@ def on_own_mongo(
     cluster = Cluster(tmp_path, rabbit, amqp_vhost, own_mongo(), "faults")
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(scope="package")
+def proxied(tmp_path_factory: pytest.TempPathFactory, rabbit: RabbitServer) -> Iterator[ProxiedService]:
+    """Two workers on a replica set of three, with proxies everywhere. Tests leave it as they found it."""
+    name = f"faults_{uuid.uuid4().hex[:12]}"
+    rabbit.create_vhosts([name])
+    with ExitStack() as stack:
+        replicas = ProxiedReplicaSet(tmp_path_factory.mktemp("mongodb"), cache_gb=0.25)
+        stack.callback(_discard, replicas)
+        replicas.start()
+        at_workers, at_clients = (
+            stack.enter_context(Proxy(lambda: (LOOPBACK, rabbit.amqp_port))) for _ in ("workers", "clients")
+        )
+        cluster = Cluster(tmp_path_factory.mktemp("workers"), rabbit, name, replicas, name, heartbeat=2)
+        stack.callback(cluster.stop)
+        direct = cluster.amqp_url
+        cluster.amqp_url = through(at_workers, direct)
+        for _ in range(2):
+            cluster.worker().start()
+        yield ProxiedService(cluster, replicas, at_workers, at_clients, through(at_clients, direct))
+
+
+def _discard(replicas: ProxiedReplicaSet) -> None:
+    replicas.kill()
+    replicas.stop_proxies()
+    for member in replicas.members:
+        shutil.rmtree(member.directory / "data")
