@@ -16,6 +16,7 @@ import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError
 from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
 from yarl import URL
 
 from ..amqp import Line, Valve
@@ -33,11 +34,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds for connecting, and for an answer of the broker.
 TIMEOUT = 15.0
-#: Seconds for the broker's answer to a new consumer. It comes behind what the queues before have delivered, and that is
-#: not read any faster than it is done.
-CONSUME_TIMEOUT = 300.0
-#: Messages of the ingress in hand at one time, at most.
-INGRESS_PREFETCH = 8
 #: Seconds for a confirm. While the broker has an alarm there is none, and beginning anew does not help.
 CONFIRM_TIMEOUT = 120.0
 
@@ -204,6 +200,8 @@ class AmqpBroker:
     async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
         """Begin to take messages, of every partition with this worker's priority for it.
 
+        What the broker has against it, if anything, is told by ``lost``.
+
         :raises BrokerLostError: if something is lost on the way.
         """
         self._consuming_line.read_through(self.valve)
@@ -219,10 +217,6 @@ class AmqpBroker:
                 partitions(delivery, partition)
 
             await self._consume(partition_queue(partition), partition, take)
-        # They are forwarded one after another, so that more in hand would only wait.
-        await self._inbound.set_qos(
-            prefetch_count=min(INGRESS_PREFETCH, self._options.prefetch), timeout=CONSUME_TIMEOUT
-        )
         await self._consume(INGRESS, INGRESS, ingress)
 
     async def _consume(self, queue: str, preferred: int | str, take: Callable[[Delivery], None]) -> None:
@@ -231,9 +225,13 @@ class AmqpBroker:
         async def on_message(message: DeliveredMessage) -> None:
             self._guard(lambda: take(Delivery.of(message, queue)))
 
-        channel = await self._inbound.get_underlay_channel()
-        arguments: dict[str, Any] = {"x-priority": priority(self._options.name, preferred)}
-        await channel.basic_consume(queue, on_message, arguments=arguments, timeout=CONSUME_TIMEOUT)
+        channel: Any = await self._inbound.get_underlay_channel()
+        arguments: Any = {"x-priority": priority(self._options.name, preferred)}
+        channel.consumers[queue] = on_message
+        # The answer is not waited for: it would come behind whatever the queues before deliver, and that is not read
+        # any faster than it is worked off. If there is anything wrong with it, the broker closes the channel.
+        consume = Basic.Consume(queue=queue, consumer_tag=queue, arguments=arguments, nowait=True)
+        await channel.rpc(consume, timeout=TIMEOUT)
 
     def _guard(self, take: Callable[[], None]) -> None:
         """A fault in taking a message ends the session loudly: the message would never be acknowledged."""

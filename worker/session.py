@@ -119,9 +119,8 @@ class Session:
             self._beside(self._run_intake())
             self._beside(self._run_ingress())
             broker.valve = self._outbox.in_hand
-            await self._until(self._consume(stopping))
-            if not stopping.is_set():
-                on_ready()
+            await broker.consume(self._arrive, self._arrive_at_ingress)
+            on_ready()
             await self._until(stopping.wait())
             log.info("draining: finishing what is in hand")
             await self._drain()
@@ -129,19 +128,6 @@ class Session:
             await end(self._tasks)
             if self._broken.done():
                 self._broken.exception()  # seen: it was raised above, or came of the cancelling
-
-    async def _consume(self, stopping: asyncio.Event) -> None:
-        # With large messages in the queues it may take a while: they are worked on meanwhile.
-        consuming = asyncio.ensure_future(self._broker.consume(self._arrive, self._arrive_at_ingress))
-        stopped = asyncio.ensure_future(stopping.wait())
-        try:
-            await asyncio.wait({consuming, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if consuming.done():
-                consuming.result()
-        finally:
-            for task in (consuming, stopped):
-                task.cancel()
-            await asyncio.gather(consuming, stopped, return_exceptions=True)
 
     async def _drain(self) -> None:
         # Consumers are not cancelled: the broker would at once hand what comes next to another worker, where it would

@@ -31,9 +31,6 @@ class ScriptedBroker(RememberingBroker):
         #: Nothing leaves while it is closed.
         self.gate = asyncio.Event()
         self.gate.set()
-        #: To the question for consumers.
-        self.answers = asyncio.Event()
-        self.answers.set()
         self.refusal: Exception | None = None
         self.valve: Budget | None = None
 
@@ -52,7 +49,6 @@ class ScriptedBroker(RememberingBroker):
         self.deliver, self.deliver_to_ingress = partitions, ingress
         if self.refusal is not None:
             raise self.refusal
-        await self.answers.wait()
 
     async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:  # noqa: ARG002
         """Take a message that goes on."""
@@ -264,17 +260,6 @@ async def test_consumers_that_cannot_be_made_end_the_session() -> None:
         it.broker.refusal = BrokerLostError("scripted: no such queue")
         with pytest.raises(BrokerLostError, match="no such queue"):
             await asyncio.wait_for(it.running, 10)
-        assert not it.ready.is_set()
-
-
-async def test_a_worker_that_is_asked_to_stop_while_it_begins_does_not_begin() -> None:
-    """Given a broker that takes its time with consumers, when the worker is to stop, then it finishes and leaves."""
-    async with bare_desk() as it:
-        it.broker.answers.clear()
-        await asyncio.sleep(0.01)
-        it.broker.deliver(save(1), 0)
-        it.stopping.set()
-        await asyncio.wait_for(it.running, 10)
         assert not it.ready.is_set()
 
 
