@@ -113,6 +113,8 @@ def test_keys(pattern: str, user: str, key: str, allowed: bool) -> None:
     [
         ({"store": "carts"}, "read", "carts", True),
         ({"store": "carts"}, "read", "default", False),
+        ({"store": "cart"}, "read", "carts", False),
+        ({"store": "arts"}, "read", "carts", False),
         ({"store": "c*"}, "read", "carts", True),
         ({"store": "c.rts"}, "read", "carts", False),
         ({"operations": ["read"]}, "read", "default", True),
