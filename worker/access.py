@@ -27,7 +27,7 @@ OPERATIONS: Final = tuple(
 
 #: Users, operations and stores whose keys are remembered. Users are the broker's, so there are not more for long.
 _MAX_REMEMBERED: Final = 10_000
-#: Seconds until a denial of the same user, operation and store is logged again.
+#: Seconds until a denial of the same user and operation is logged again.
 _LOG_INTERVAL: Final = 60.0
 
 
@@ -126,7 +126,7 @@ class Access:
         ]
         self._keys: dict[_Asked, _Keys] = {}
         self._clock = clock
-        self._logged: dict[_Asked, float] = {}
+        self._logged: dict[tuple[str | None, str], float] = {}
 
     def allows(self, user: str | None, operation: str, store: str, key: str) -> bool:
         """Whether a rule lets the user do it.
@@ -160,16 +160,16 @@ class Access:
         """The answer to a command that is not allowed. It tells what was asked, and nothing of any state."""
         who = "nobody (the command has no user-id)" if user is None else f"the user {user!r}"
         message = f"{who} may not {operation} the key {key!r} of the store {store!r}"
-        self._log(user, operation, store, message)
+        self._log(user, operation, message)
         return error(Status.DENIED, "denied", message)
 
-    def _log(self, user: str | None, operation: str, store: str, message: str) -> None:
-        """Tell the operator, but not as often as somebody asks."""
+    def _log(self, user: str | None, operation: str, message: str) -> None:
+        """Tell the operator, but not as often as somebody asks, nor of all that he asks for."""
         now = self._clock()
-        if now - self._logged.get((user, operation, store), -_LOG_INTERVAL) >= _LOG_INTERVAL:
+        if now - self._logged.get((user, operation), -_LOG_INTERVAL) >= _LOG_INTERVAL:
             if len(self._logged) >= _MAX_REMEMBERED:
                 self._logged.clear()
-            self._logged[user, operation, store] = now
+            self._logged[user, operation] = now
             log.warning("denied: %s", message)
 
 

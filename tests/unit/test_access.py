@@ -298,8 +298,8 @@ def test_denials_are_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> No
     """Given somebody who is denied again and again, when a minute passes, then the log has it a second time."""
     now = [0.0]
     access = Access(closed(), clock=lambda: now[0])
-    for now[0] in (0, 1, 59, 60, 61):
-        access.denial("ada", "read", "default", "a\nb")
+    for number, now[0] in enumerate((0, 1, 59, 60, 61)):
+        access.denial("ada", "read", "default" if number % 2 == 0 else f"store-{number}", "a\nb")
     access.denial(None, "read", "default", "k")
     access.denial("ada", "save", "default", "k")
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 4
