@@ -35,7 +35,7 @@ Worker = TypeVar("Worker", bound=WorkerServer)
 
 
 class MortalWorker(WorkerServer):
-    """A worker that dies at a step of its loop when it is told to.
+    """A worker that dies or freezes at a step of its loop when it is told to.
 
     :param breaks: the promise that it is to break, see sabotage.py.
     """
@@ -51,6 +51,10 @@ class MortalWorker(WorkerServer):
     def die_at(self, step: Step, passage: int = 1) -> None:
         """Have it kill itself when it comes by this step for the ``passage``-th time from now on."""
         give_order(self._order_path, step, passage)
+
+    def freeze_at(self, step: Step, passage: int = 1) -> None:
+        """As ``die_at``, but it only stops until it is resumed."""
+        give_order(self._order_path, step, passage, signal.SIGSTOP)
 
     def live(self) -> None:
         """Take the order back, if it was not carried out."""

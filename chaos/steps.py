@@ -1,7 +1,8 @@
-"""The steps of a worker's loop at which it can be told to die, and the order to do so."""
+"""The steps of a worker's loop at which it can be told to die or to freeze, and the order to do so."""
 
 import json
 import os
+import signal
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -49,16 +50,16 @@ OF_A_WRITE = (
 )
 
 
-def give_order(path: Path, step: Step, passage: int = 1) -> None:
-    """Have the worker that looks here die at the ``passage``-th time that it comes by ``step`` from now on."""
+def give_order(path: Path, step: Step, passage: int = 1, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the worker that looks here send itself a signal, at the ``passage``-th time that it comes by a step."""
     if passage < 1:
         raise ValueError("passages are counted from 1")
-    _write(path, {"step": step, "passage": passage})
+    _write(path, {"step": step, "passage": passage, "signal": number})
 
 
 def withdraw_order(path: Path) -> None:
-    """Let the worker live, whether it has seen its order or not."""
-    _write(path, {"step": None, "passage": 0})
+    """Let the worker go on, whether it has seen its order or not."""
+    _write(path, {"step": None, "passage": 0, "signal": 0})
 
 
 def _write(path: Path, order: dict[str, object]) -> None:
@@ -74,18 +75,24 @@ class Trap:
         self._path = str(path)
         self._step: Step | None = None
         self._left = 0
+        self._signal = signal.SIGKILL
 
     def comes_by(self, step: Step) -> bool:
-        """Whether this is where, and when, it is to die."""
+        """Whether this is where, and when, it is to happen."""
         if os.path.exists(self._path):  # noqa: PTH110 - at every step of a busy loop
             order = self._take()
             if order is not None:
                 self._step = Step(order["step"]) if order["step"] else None
                 self._left = order["passage"]
+                self._signal = signal.Signals(order["signal"] or signal.SIGKILL)
         if step is not self._step:
             return False
         self._left -= 1
         return self._left == 0
+
+    def spring(self) -> None:
+        """Send this process the signal. After SIGSTOP it goes on from here, whenever it is woken."""
+        os.kill(os.getpid(), self._signal)
 
     def _take(self) -> dict[str, Any] | None:
         # The store's driver has threads of its own, and one of them may come by at the same time.

@@ -1,4 +1,4 @@
-"""A real worker that can be told to kill itself at a step of its loop: ``python -m chaos.worker``.
+"""A real worker that can be told to kill or freeze itself at a step of its loop: ``python -m chaos.worker``.
 
 The product has no hooks for this. Its objects are wrapped from outside, then its own command line runs.
 """
@@ -28,10 +28,6 @@ _INSERT = b"\x02insert\x00"
 _LOG = b".events\x00"
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 async def _be_heard(broker: AmqpBroker) -> None:
     """Wait until the broker has read all replies. The end of a process may be quicker than what it said last."""
     channel = await broker._replies.get_underlay_channel()  # noqa: SLF001 - seen from outside, as all of this
@@ -45,7 +41,7 @@ def set_trap(trap: Trap) -> None:
         if step is not None and trap.comes_by(step):
             if isinstance(owner, AmqpBroker):
                 await _be_heard(owner)
-            _die()
+            trap.spring()
 
     def around(owner: type, name: str, *, before: Step | None = None, after: Step | None = None) -> None:
         original: Callable[..., Awaitable[Any]] = getattr(owner, name)
@@ -69,18 +65,18 @@ def set_trap(trap: Trap) -> None:
 
     def take_and_die(self: Intake, delivery: Delivery, partition: int) -> None:
         if trap.comes_by(Step.RECEIVED):
-            _die()
+            trap.spring()
         take(self, delivery, partition)
 
     async def append_and_die(self: MongoStore, records: Sequence[Record]) -> Appended:
         if any(record.key.startswith(POISON) for record in records):
-            _die()
+            os.kill(os.getpid(), signal.SIGKILL)
         return await append(self, records)
 
     def send_and_die(self: Connection, message: bytes, max_doc_size: int) -> None:
         send(self, message, max_doc_size)
         if _INSERT in message[:64] and _LOG in message[:128] and trap.comes_by(Step.APPENDING):
-            _die()
+            trap.spring()
 
     Intake.take = take_and_die  # type: ignore[method-assign]
     MongoStore.append = append_and_die  # type: ignore[method-assign]

@@ -27,6 +27,10 @@ START_TIMEOUT = 90.0
 BURIAL_TIMEOUT = 180.0
 
 
+#: Steps at which a worker that wakes up again could do harm, if anything could.
+FREEZING = (Step.DECIDED, Step.APPENDING, Step.APPENDED)
+
+
 class WorkerFault(Fault):
     """A fault of some of the workers of a cluster. Healing starts them again."""
 
@@ -91,6 +95,31 @@ class WorkerDiesAt(WorkerFault):
         await until(lambda: not all(worker.running for worker in chosen), self.name, PASSAGE_TIMEOUT)
         for worker in chosen:
             worker.live()
+
+
+class WorkerFreezesAt(WorkerFault):
+    """A worker stops at a step with what it has decided or appended in its hands, and wakes when it has a successor.
+
+    It does not know that its time is over, and goes on where it was.
+    """
+
+    def __init__(self, cluster: Cluster, random: Random, step: Step) -> None:
+        super().__init__(cluster, random)
+        self._step = step
+        self.name = f"a worker freezes {step}"
+
+    async def strike(self) -> None:
+        """Wait until it stops, and is given up by the broker; then wake it."""
+        chosen = self._choose(len(self._living))
+        for worker in chosen:
+            worker.freeze_at(self._step, self._random.randint(1, 20))
+        await until(lambda: any(worker.paused for worker in chosen), self.name, PASSAGE_TIMEOUT)
+        for worker in chosen:
+            worker.live()
+        for worker in chosen:
+            if worker.paused:
+                await self._cluster.until_given_up(worker, PATIENCE)
+                worker.resume()
 
 
 class WorkerFrozen(WorkerFault):
@@ -205,6 +234,7 @@ def worker_faults(cluster: Cluster, random: Random) -> list[Callable[[], Fault]]
         lambda: WorkersKilled(cluster, random, 1),
         lambda: WorkersKilled(cluster, random),
         *((lambda step=step: WorkerDiesAt(cluster, random, step)) for step in Step),
+        *((lambda step=step: WorkerFreezesAt(cluster, random, step)) for step in FREEZING),
         lambda: WorkerFrozen(cluster, random),
         lambda: WorkerDrained(cluster, random),
         lambda: WorkersJoinAndLeave(cluster, random),

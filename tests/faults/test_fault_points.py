@@ -10,7 +10,7 @@ import holdfast
 from chaos.cluster import PARTITIONS, Cluster
 from chaos.raw import raw_client
 from chaos.steps import OF_A_WRITE, Step
-from holdfast.events import partition_of
+from holdfast.events import Event, partition_of
 from holdfast.worker.ownership import priority
 
 #: By then the log has the write of a worker that died at this step …
@@ -92,6 +92,57 @@ async def test_death_under_load(cluster: Cluster, step: Step) -> None:
     records = await read_log(cluster.mongo_url)
     assert len(records) == 6_000
     check_log(records, *loads)
+
+
+@pytest.mark.parametrize("step", [Step.RECEIVED, Step.DECIDED, Step.APPENDING, Step.APPENDED, Step.ACKNOWLEDGING])
+async def test_an_old_owner_wakes_up_in_the_middle_of_a_write(cluster: Cluster, step: Step) -> None:
+    """A worker stops at a step and wakes when its successor is done: it adds nothing, and says what was said before.
+
+    In its hands: a save on the etag that it knows, a first save of a key that is deleted meanwhile, and a strong read.
+    """
+    old = cluster.mortal_worker("old", heartbeat=2)
+    await asyncio.to_thread(old.start)
+    async with raw_client(cluster.amqp_url) as raw, holdfast.connect(cluster.amqp_url) as client:
+        first = await client.save("k", 1)
+        await cluster.until(lambda: cluster.waiting() == 0, "all acknowledged")
+        old.freeze_at(step)
+        commands = [
+            save("replaces", "k", 2, etag=first.etag),
+            save("creates", "k", 3, concurrency="first-write"),
+            {"op": "read", "id": "reads", "key": "k"},
+        ]
+        await raw.send(commands, partition("k"))
+        await cluster.until(lambda: old.paused, f"it stops {step}")
+        (successor,) = await cluster.start(heartbeat=2)
+        await cluster.until_given_up(old)
+        replaced, created, read = await raw.answers("replaces", "creates", "reads")
+        assert await client.delete("k")
+        last = await client.save("k", 4)
+
+        began = len(old.log_path.read_text())
+        old.resume()
+        await cluster.until_told(old, "session lost", began)
+        await cluster.until_ready(old)
+        await asyncio.to_thread(successor.stop)
+        found = await client.read("k")
+        with pytest.raises(holdfast.ConflictError):
+            await client.save("k", 5, etag=replaced["etag"])
+        told = dict(raw.replies)
+
+    assert (replaced["status"], replaced["version"]) == ("ok", 2)
+    assert (created["status"], created["error"]["winner"]) == ("conflict", "replaces")
+    assert (read["version"], read["value"]) == (2, 2)
+    for again in told["replaces"]:
+        assert (again["status"], again["version"], again["etag"]) == ("ok", 2, replaced["etag"])
+    for again in told["creates"]:
+        assert (again["status"], again["error"]) == ("conflict", created["error"])
+    # The old one may answer its read as late as it likes, with what was there by then.
+    assert all(each["version"] >= 2 for each in told["reads"])
+    assert last.version == 4
+    assert found is not None
+    assert (found.version, found.value) == (4, 4)
+    events = [record for record in await read_log(cluster.mongo_url) if isinstance(record, Event)]
+    assert sorted(event.version for event in events) == [1, 2, 3, 4]
 
 
 async def test_death_while_forwarding(cluster: Cluster) -> None:
