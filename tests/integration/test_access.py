@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from typing import Any
 import pika  # type: ignore[import-untyped]
 import pika.exceptions  # type: ignore[import-untyped]
 import pytest
-from support.accounts import CLIENT, WORKER, accounts_on_vhost
+from support.accounts import CLIENT, OPERATOR, WORKER, accounts_on_vhost
 from support.service import PARTITIONS, running_worker
 
 import holdfast
@@ -39,6 +42,8 @@ class Closed:
     owner: str
     pen: str
     stranger: str
+    #: Who may read dead letters, and send them in anybody's name.
+    digger: str
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,7 @@ def closed(rabbit: RabbitServer, mongo: MongoReplicaSet) -> Iterator[Closed]:
     with accounts_on_vhost(rabbit) as accounts:
         worker = accounts.add("worker", WORKER, tag="impersonator")
         users = {name: accounts.add(name) for name in ("owner", "pen", "stranger")}
+        users["digger"] = accounts.add("digger", OPERATOR, tag="impersonator")
         with running_worker(worker, mongo.url(database), access=ACCESS):
             yield Closed(**users)
     with mongo.client() as client:
@@ -62,6 +68,16 @@ class Raw:
         self.channel = self.connection.channel()
         self.channel.confirm_delivery()
         self.queue: str = self.channel.queue_declare("", exclusive=True).method.queue
+
+    def send(self, body: Any, route: str, **properties: Any) -> None:
+        """Send a message to which nobody waits for an answer."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.channel.basic_publish("holdfast.commands", route, raw, pika.BasicProperties(**properties), mandatory=True)
+
+    def count(self, queue: str) -> int:
+        """Messages that wait in a queue."""
+        waiting: int = self.channel.queue_declare(queue, passive=True).method.message_count
+        return waiting
 
     def ask(self, command: Json, route: str, **properties: Any) -> Json:
         """Send a command, and give back the reply."""
@@ -238,6 +254,33 @@ async def test_the_client_copes_with_what_is_hidden(closed: Closed) -> None:
         assert str(conflict.value) == "'k/client': expected absent, found another state, which this user may not know"
         await pen.delete("k/client")
         assert [event.author for event in await owner.history("k/client")] == ["pen", "pen"]
+
+
+def test_a_replayed_letter_has_the_rights_of_its_author(closed: Closed, raw: Callable[[str], Raw]) -> None:
+    """Given letters of one who may and of one who may not, when both are replayed, then the second is denied again."""
+    owner, stranger = raw(closed.owner), raw(closed.stranger)
+    refused = command("save", "letter", id="not-allowed")
+    stranger.send(refused, "0", user_id="stranger", message_id="not-allowed")
+    owner.send(b'{"id": "broken", "op": "sav"}', "0", user_id="owner")
+    while owner.count("holdfast.dead") < 2:
+        owner.connection.process_data_events(time_limit=0.05)
+
+    def dead(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast", "dead", *arguments],
+            env=os.environ | {"HOLDFAST_AMQP_URL": closed.digger},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    assert "the user 'stranger' may not save the key 'letter'" in dead("list", "--json")
+    said = dead("replay", "not-allowed")
+    assert "denied" in said
+    assert "not-allowed" in dead("list", "--json")
+    assert owner.ask(command("read", "letter"), "0", user_id="owner")["exists"] is False
 
 
 @ways

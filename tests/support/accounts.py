@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 from holdfast.local import RabbitServer
 
-#: What a client needs, and a worker; as in docs/security.md.
+#: What a client needs, a worker, and an operator of dead letters; as in docs/security.md.
 CLIENT = (r"^amq\.gen-", r"^holdfast\.commands$", r"^amq\.gen-")
 WORKER = (r"^holdfast\.", r"^(holdfast\.|amq\.default$)", r"^holdfast\.")
+OPERATOR = (r"^(amq\.gen-|holdfast\.dead\.lock$)", r"^holdfast\.commands$", r"^(amq\.gen-|holdfast\.dead$)")
 
 
 class Accounts:
