@@ -128,8 +128,10 @@ class Intake:
                 origin=delivery,
             )
             if not isinstance(command, ReadCommand):
-                if access is not None:
-                    request.blind = not access.allows(author, "read", store, command.key)
+                if access is not None and not access.allows(author, "read", store, command.key):
+                    request.blind = True
+                    # What is not going to be told is not looked up, so that the time it takes tells nothing either.
+                    request.command = command.model_copy(update={"return_current": False})
                 request.digest, request.size = digest_of(command)
                 if request.size > self._max_value_bytes:
                     too_large = TooLargeError(

@@ -628,6 +628,17 @@ def test_who_may_write_but_not_read_learns_nothing(one: list[str], other: list[s
             assert reply == elsewhere
 
 
+async def test_a_value_that_is_not_told_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a key with a value, when a writer who may not read it asks for it with a conflict, then nobody reads it."""
+    async with desk() as it:
+        await prepare(it, ["save"])
+        it.session._engines["default"].knowledge.clear()
+        monkeypatch.setattr(it.store, "events", None)
+        for fields in ({"concurrency": "first-write"}, {"etag": "1-00000000"}):
+            curious = command("save", id=str(fields), return_current=True, **fields)
+            assert await it.ask(curious, "pen") == expected_of(curious, "conflict")
+
+
 async def test_a_reader_is_told_everything() -> None:
     """Given the same commands of somebody who may read, when they are answered, then all that is secret is there."""
     async with desk() as it:
