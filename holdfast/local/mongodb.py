@@ -100,6 +100,19 @@ class MongoServer(Server):
         with self.client(timeout) as client:
             return dict(client.admin.command(command, value, **arguments))
 
+    def role(self) -> dict[str, Any]:
+        """What it says of itself (`hello`); nothing if it does not answer within a second."""
+        if not self.running:
+            return {}
+        try:
+            return self.admin("hello", timeout=1.0)
+        except PyMongoError:
+            return {}
+
+    def is_primary(self) -> bool:
+        """Whether it takes itself for the primary of its set, as far as it answers within a second."""
+        return bool(self.role().get("isWritablePrimary"))
+
     def _prepare(self) -> tuple[Sequence[str], dict[str, str]]:
         if self._mongod is None:
             self._mongod = find_mongod(self._progress)
@@ -231,7 +244,7 @@ class MongoReplicaSet:
 
     def stop(self, timeout: float = 30.0) -> None:
         """Ends all members in order, the primary last."""
-        for member in sorted(self.members, key=_is_primary):
+        for member in sorted(self.members, key=MongoServer.is_primary):
             member.stop(timeout)
 
     def kill(self) -> None:
@@ -262,7 +275,7 @@ class MongoReplicaSet:
         deadline = time.monotonic() + timeout
         while True:
             for member in self.members:
-                if member is not other_than and _is_primary(member):
+                if member is not other_than and member.is_primary():
                     return member
             if time.monotonic() > deadline:
                 log = self.members[0]
@@ -280,7 +293,7 @@ class MongoReplicaSet:
         """
         deadline = time.monotonic() + timeout
         while True:
-            roles = [_role(member) for member in self.members]
+            roles = [member.role() for member in self.members]
             leaders = {role.get("primary") for role in roles}
             steady = all(role.get("isWritablePrimary") or role.get("secondary") for role in roles)
             if steady and len(leaders) == 1 and None not in leaders and self._all_follow():
@@ -309,7 +322,7 @@ class MongoReplicaSet:
         Raises OperationFailure, as pymongo does, if it has not after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while not _is_primary(member):
+        while not member.is_primary():
             try:
                 member.admin("replSetStepUp")
             except OperationFailure:
@@ -383,17 +396,3 @@ def _tls_options(tls: MongoTls | None) -> str:
     return "&" + urlencode(
         {"tls": "true", "tlsCAFile": str(tls.ca), "tlsCertificateKeyFile": str(tls.client)}, safe="/"
     )
-
-
-def _is_primary(member: MongoServer) -> bool:
-    return bool(_role(member).get("isWritablePrimary"))
-
-
-def _role(member: MongoServer) -> dict[str, Any]:
-    """What a member says of itself; nothing if it does not say anything."""
-    if not member.running:
-        return {}
-    try:
-        return member.admin("hello", timeout=1.0)
-    except PyMongoError:
-        return {}

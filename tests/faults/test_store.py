@@ -1,31 +1,68 @@
-"""A MongoDB that dies, freezes and comes back, under load: nothing acknowledged is lost."""
+"""A MongoDB that dies, freezes, resigns, is cut off, and comes back: nothing acknowledged is lost, nothing is stale."""
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
 
+import pytest
 from support.cluster import Cluster
 from support.load import Load, check_log, read_log
+from support.proxied import ProxiedService
+from support.traffic import traffic
 
 import holdfast
+from chaos.faults.store import (
+    AllAway,
+    Away,
+    PrimaryAway,
+    PrimaryCutOff,
+    PrimaryStepsDown,
+    PrimaryStutters,
+    SecondaryAway,
+    SlowAnswers,
+    StoreFault,
+)
+from chaos.replicas import ProxiedReplicaSet
+
+#: Seconds for which faults are held.
+HOLD = 1.0
+
+Make = Callable[[ProxiedReplicaSet, Random], StoreFault]
 
 
-async def test_a_killed_database_is_waited_for(on_own_mongo: Cluster) -> None:
-    """A mongod killed under load and started again within the worker's patience: callers wait, nothing is lost."""
-    cluster = on_own_mongo
-    (worker,) = await cluster.start(store_patience=30)
-    async with holdfast.connect(cluster.amqp_url) as client:
-        load = Load(client, saves=8_000, keys=100)
-        running = asyncio.create_task(load.run())
-        for share in (0.2, 0.6):
-            await load.at(share)
-            await asyncio.to_thread(cluster.mongo.kill)
-            await asyncio.to_thread(cluster.mongo.start)
-        await running
-
-    assert load.failed == {}
-    assert "session lost" not in worker.log_path.read_text()
-    records = await read_log(cluster.mongo_url)
-    assert len(records) == 8_000
-    check_log(records, load)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(
+            lambda replicas, random: PrimaryAway(replicas, random, Away.KILLED, hold=HOLD), id="primary killed"
+        ),
+        pytest.param(
+            lambda replicas, random: PrimaryAway(replicas, random, Away.FROZEN, hold=HOLD), id="primary frozen"
+        ),
+        pytest.param(
+            lambda replicas, random: PrimaryAway(replicas, random, Away.LOST, hold=HOLD), id="primary out of reach"
+        ),
+        pytest.param(lambda replicas, random: PrimaryStepsDown(replicas, random, hold=HOLD), id="primary stepped down"),
+        pytest.param(
+            lambda replicas, random: PrimaryCutOff(replicas, random, silently=False, hold=HOLD), id="primary cut off"
+        ),
+        pytest.param(lambda replicas, random: PrimaryStutters(replicas, random, hold=HOLD), id="primary stutters"),
+        pytest.param(
+            lambda replicas, random: SecondaryAway(replicas, random, Away.KILLED, hold=HOLD), id="secondary killed"
+        ),
+        pytest.param(lambda replicas, random: SlowAnswers(replicas, random, hold=HOLD), id="slow answers"),
+        pytest.param(lambda replicas, random: AllAway(replicas, random, Away.KILLED), id="all away for 20 s"),
+    ],
+)
+async def test_what_happens_to_the_database(proxied: ProxiedService, tmp_path: Path, make: Make) -> None:
+    """Under traffic: what was told is true, what was acknowledged is there, and writes go on by themselves."""
+    fault = make(proxied.replicas, Random(1))  # noqa: S311
+    async with traffic(proxied.cluster, proxied.amqp_url, tmp_path):
+        try:
+            await fault.strike()
+        finally:
+            await fault.heal()
 
 
 async def test_a_worker_without_its_database_lets_go_and_comes_back(on_own_mongo: Cluster) -> None:
@@ -45,26 +82,6 @@ async def test_a_worker_without_its_database_lets_go_and_comes_back(on_own_mongo
         await asyncio.to_thread(cluster.mongo.start)
         await asyncio.gather(running, more_running)
         await cluster.until_ready(worker)
-
-    assert load.failed == more.failed == {}
-    records = await read_log(cluster.mongo_url)
-    assert len(records) == 4_500
-    check_log(records, load, more)
-
-
-async def test_a_frozen_database_is_no_end(on_own_mongo: Cluster) -> None:
-    """A mongod frozen in the middle of appends whose outcome nobody knows: awake again, each is there once."""
-    cluster = on_own_mongo
-    (worker,) = await cluster.start(store_patience=2)
-    async with holdfast.connect(cluster.amqp_url) as client:
-        load, more = Load(client, saves=4_000, keys=100), Load(client, saves=500, keys=50, name="more")
-        running = asyncio.create_task(load.run())
-        await load.at(0.4)
-        await asyncio.to_thread(cluster.mongo.pause)
-        more_running = asyncio.create_task(more.run())
-        await cluster.until_told(worker, "session lost")
-        await asyncio.to_thread(cluster.mongo.resume)
-        await asyncio.gather(running, more_running)
 
     assert load.failed == more.failed == {}
     records = await read_log(cluster.mongo_url)

@@ -1,0 +1,137 @@
+"""Traffic through a service while something happens to it, recorded call by call, and what has to be true of it."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import holdfast
+from chaos.cluster import Cluster, until
+from chaos.history import Operation, Outcome, Recorder, load
+from chaos.line import RawLine
+from chaos.linearizability import Result, check
+from chaos.plan import Plan
+from chaos.workload import Caller, Tally
+from holdfast import Client
+from holdfast.events import Event, Record, partition_of
+from support.load import read_log
+
+#: Callers at the same time, and hot keys that they share.
+CALLERS = 24
+GROUPS = 6
+#: Each traffic has keys of its own: it begins so many generations of keys behind the one before.
+GENERATIONS = 100
+
+_numbers = itertools.count(1)
+
+
+def one_of_each(partitions: int) -> list[str]:
+    """A key of each partition."""
+    keys: dict[int, str] = {}
+    for number in itertools.count():
+        keys.setdefault(partition_of("default", f"probe-{number}", partitions), f"probe-{number}")
+        if len(keys) == partitions:
+            break
+    return list(keys.values())
+
+
+class Traffic:
+    """Callers of one service, which call until they are asked to stop."""
+
+    def __init__(self, path: Path, tally: Tally, client: Client, partitions: int) -> None:
+        self._path = path
+        self._tally = tally
+        self._client = client
+        self._partitions = partitions
+
+    async def flows(self) -> None:
+        """Wait until a write of each partition is acknowledged, and one more of the traffic."""
+        await asyncio.gather(*(self._client.save(key, None, timeout=60) for key in one_of_each(self._partitions)))
+        now = time.monotonic_ns()
+        acknowledged = self._tally.acknowledged
+        await until(lambda: max(acknowledged.values(), default=0) > now, "an acknowledged write", 60)
+
+    def operations(self) -> list[Operation]:
+        """All calls, and what came of them."""
+        return load([self._path])
+
+    async def check(self, mongo_url: str) -> None:
+        """What was told is true: of each key by itself, and of all by the log. Nothing else is in it."""
+        operations = self.operations()
+        violations = [verdict.explanation for verdict in check(operations) if verdict.result is not Result.LINEARIZABLE]
+        assert violations == []
+        assert self._tally.findings == []
+        keys = {operation.key for operation in operations}
+        compare(operations, [record for record in await read_log(mongo_url) if record.key in keys])
+
+
+def compare(operations: list[Operation], log: list[Record]) -> None:
+    """What was acknowledged is in the log, as it was told; what was refused is not; versions have no gaps."""
+    events = {record.id: record for record in log if isinstance(record, Event)}
+    assert len(events) == sum(isinstance(record, Event) for record in log), "a command is there twice"
+    told = {operation.id for operation in operations}
+    assert events.keys() <= told, "what nobody sent is in the log"
+    for operation in operations:
+        event = events.get(operation.id)
+        match operation.outcome:
+            case Outcome.OK if operation.op == "save":
+                assert event is not None, f"lost: {operation}"
+                assert (event.version, event.etag) == (operation.version, operation.answer_etag)
+            case Outcome.OK if operation.op == "delete":
+                assert (event is not None) == operation.changed, f"{operation}: {event}"
+            case Outcome.CONFLICT | Outcome.REFUSED:
+                # Refused by itself, it may have been applied under the same id before.
+                others = [other.outcome for other in operations if other.id == operation.id]
+                assert event is None or {Outcome.OK, Outcome.UNKNOWN} & set(others), f"applied: {operation}"
+    versions: dict[str, list[int]] = {}
+    for event in sorted(events.values(), key=lambda event: event.version):
+        versions.setdefault(event.key, []).append(event.version)
+    assert {key: found for key, found in versions.items() if found != list(range(1, len(found) + 1))} == {}
+
+
+@asynccontextmanager
+async def traffic(cluster: Cluster, amqp_url: str, directory: Path) -> AsyncIterator[Traffic]:
+    """Traffic of some callers with two clients and a raw line; checked when it has stopped, if nothing failed."""
+    path, tally, generation = directory / "calls.history", Tally(), GENERATIONS * next(_numbers)
+    stopping = False
+    async with contextlib.AsyncExitStack() as stack:
+        recorder = stack.enter_context(Recorder(path))
+        clients = [await stack.enter_async_context(holdfast.connect(amqp_url)) for _ in range(2)]
+        line = RawLine(amqp_url)
+        beside = asyncio.create_task(line.run())
+        callers = [
+            asyncio.create_task(
+                Caller(
+                    f"caller-{generation}-{number}",
+                    Plan(
+                        "traffic",
+                        "test",
+                        number,
+                        groups=GROUPS,
+                        partitions=cluster.partitions,
+                        generation=generation,
+                    ),
+                    clients=tuple(clients),
+                    line=line,
+                    recorder=recorder,
+                    tally=tally,
+                    partitions=cluster.partitions,
+                ).run(lambda: stopping)
+            )
+            for number in range(CALLERS)
+        ]
+        running = Traffic(path, tally, clients[0], cluster.partitions)
+        try:
+            await running.flows()
+            yield running
+            await running.flows()
+            stopping = True
+            await asyncio.gather(*callers)
+        finally:
+            for task in (beside, *callers):
+                task.cancel()
+            await asyncio.gather(beside, *callers, return_exceptions=True)
+    await running.check(cluster.mongo_url)
