@@ -24,8 +24,10 @@ MAX_LATE_BYTES = 32 * 1024 * 1024
 #: Bytes of answers that may wait for their turn to be sent. Whoever can wait gives no more of them meanwhile.
 MAX_UNSENT_BYTES = 16 * 1024 * 1024
 #: Bytes of messages that may be in hand. Beyond it no more are read until some are done: the broker's prefetch counts
-#: messages, and a few of the largest would be more than a worker has. As objects they take many times as much.
+#: messages, and a few hundred of the largest would be more than a worker has.
 MAX_IN_HAND_BYTES = 16 * 1024 * 1024
+#: Bytes of those that may be parsed: the batch at work and the next one. As objects they can take thirty times as much.
+MAX_PARSED_BYTES = 8 * 1024 * 1024
 #: What an answer takes beside the values in it, about.
 ANSWER_BYTES = 1024
 #: Dead letters that wait for their confirms at one time.
@@ -99,6 +101,8 @@ class Outbox:
         self.unsent = Budget(MAX_UNSENT_BYTES)
         #: Messages that are not acknowledged yet.
         self.in_hand = Budget(MAX_IN_HAND_BYTES)
+        #: Those of them that have been expected.
+        self.parsed = Budget(MAX_PARSED_BYTES)
 
     def hold(self, delivery: Delivery) -> None:
         """Count a delivery's bytes as in hand, once, until it is acknowledged."""
@@ -109,6 +113,7 @@ class Outbox:
     def expect(self, delivery: Delivery, commands: int) -> None:
         """Note a delivery in hand, and how many answers it takes until it can be acknowledged."""
         self.hold(delivery)
+        self.parsed.take(delivery.held)
         delivery.remaining = commands
         self._open += 1
         self._idle.clear()
@@ -192,6 +197,7 @@ class Outbox:
         for tag, multiple in self._acknowledger.finish(load.done):
             await self._broker.acknowledge(tag, multiple=multiple)
         self.in_hand.give(load.held)
+        self.parsed.give(load.held)
         self._open -= len(load.done)
         if self._open == 0:
             self._idle.set()

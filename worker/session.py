@@ -169,7 +169,7 @@ class Session:
             self._arrived.put_nowait((delivery, partition))
 
     async def _run_intake(self) -> None:
-        """One message after another, as they came, and none while too many answers wait to be sent."""
+        """One message after another, as they came, and none while too many commands or answers wait."""
         turn = time.monotonic()
         while True:
             if self._arrived.empty():
@@ -178,6 +178,7 @@ class Session:
             else:
                 delivery, partition = self._arrived.get_nowait()
             await self._outbox.unsent.room()
+            await self._outbox.parsed.room()
             if not self._draining:
                 with self._giving_up(delivery):
                     self._take(delivery, partition)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
 from support.commands import NOW
 from support.deliveries import RememberingBroker, delivery
@@ -16,6 +17,7 @@ from holdfast.worker import Engine, WorkerOptions, session
 from holdfast.worker.broker import BrokerLostError
 from holdfast.worker.budget import Budget
 from holdfast.worker.delivery import Delivery
+from holdfast.worker.outbox import MAX_PARSED_BYTES
 from holdfast.worker.session import Session
 
 
@@ -277,6 +279,23 @@ async def test_what_arrives_counts_as_in_hand_until_it_is_done() -> None:
         await it.broker.until_acknowledged(2, 1)
         await asyncio.sleep(0)
         assert it.session._outbox.in_hand.used == 0
+
+
+async def test_no_more_is_parsed_than_what_is_worked_on_next() -> None:
+    """Given many large messages that arrive at once, when one takes long, then the others wait as they came."""
+    async with desk() as it:
+        it.store.open_gate.clear()
+        body = orjson.dumps({"op": "read", "id": "x", "key": "k"}) + b" " * (MAX_PARSED_BYTES // 4)
+        for tag in range(1, 11):
+            it.broker.deliver(delivery(body, tag=tag), 0)
+        await asyncio.sleep(0.01)
+        assert it.session._outbox.in_hand.used == 10 * len(body)
+        assert it.session._outbox.parsed.used == 4 * len(body)
+
+        it.store.open_gate.set()
+        await it.broker.until_acknowledged(*range(1, 11))
+        await asyncio.sleep(0)
+        assert it.session._outbox.parsed.used == 0
 
 
 # -- messages that cannot be taken
