@@ -5,11 +5,13 @@ from random import Random
 
 from .faults import Fault
 from .faults.clients import client_faults
+from .faults.network import network_faults
+from .faults.store import store_faults
 from .faults.workers import worker_faults
 from .history import Recorder
 from .stage import Stage
 
-KINDS = ("workers", "clients")
+KINDS = ("workers", "clients", "store", "network")
 
 Make = Callable[[], Fault]
 
@@ -22,4 +24,8 @@ def catalogue(stage: Stage, recorder: Recorder, random: Random) -> Mapping[str, 
     return {
         "workers": worker_faults(stage.cluster, random),
         "clients": client_faults(stage.cluster, stage.crowd, recorder, random),
+        "store": store_faults(stage.mongo, random),
+        "network": network_faults(
+            stage.cluster, stage.mongo, random, at_clients=stage.at_clients, at_workers=stage.at_workers
+        ),
     }

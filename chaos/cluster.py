@@ -133,6 +133,8 @@ class Cluster:
         self.vhost = vhost
         self.mongo = mongo
         self.amqp_url = rabbit.url(vhost)
+        #: The broker's address for workers that are made from now on.
+        self.worker_amqp_url = self.amqp_url
         self.mongo_url = mongo.url(database)
         self.partitions = partitions
         self.workers: list[WorkerServer] = []
@@ -157,7 +159,7 @@ class Cluster:
         }
         environment = {f"HOLDFAST_{key.upper()}": str(value) for key, value in settings.items()}
         worker = kind(
-            self._directory / name, addresses=Addresses(self.amqp_url, self.mongo_url), environment=environment
+            self._directory / name, addresses=Addresses(self.worker_amqp_url, self.mongo_url), environment=environment
         )
         self.workers.append(worker)
         return worker

@@ -11,7 +11,6 @@ from yarl import URL
 
 from holdfast.events import partition_queue
 from holdfast.events.topology import INGRESS
-from holdfast.events.urls import amqp_urls
 from holdfast.local import RabbitServer, find_mongod, find_rabbitmq
 from holdfast.local.ports import LOOPBACK
 
@@ -41,6 +40,11 @@ class Size:
     callers: int = 256
 
 
+def through(proxy: Proxy, amqp_url: str) -> str:
+    """The same broker, by way of a proxy."""
+    return str(URL(amqp_url).with_host(LOOPBACK).with_port(proxy.port))
+
+
 class Stage:
     """Use it in ``async with``, which starts servers and workers; clients are started by ``crowd.start()``.
 
@@ -55,8 +59,8 @@ class Stage:
         self._say = say
         self.rabbit = RabbitServer(directory / "rabbitmq")
         self.mongo = ProxiedReplicaSet(directory / "mongodb", members=size.mongods, cache_gb=0.5)
-        #: Between clients and the broker.
-        self.proxy = Proxy(lambda: (LOOPBACK, self.rabbit.amqp_port))
+        #: Between clients and the broker, and between workers and the broker.
+        self.at_clients, self.at_workers = (Proxy(lambda: (LOOPBACK, self.rabbit.amqp_port)) for _ in range(2))
         self._cluster: Cluster | None = None
         self._crowd: Crowd | None = None
 
@@ -94,7 +98,8 @@ class Stage:
         find_mongod(self._say)
         self._say(f"starting RabbitMQ and {size.mongods} MongoDB servers")
         await asyncio.gather(asyncio.to_thread(self.rabbit.start), asyncio.to_thread(self.mongo.start))
-        self.proxy.start()
+        self.at_clients.start()
+        self.at_workers.start()
         self._cluster = Cluster(
             self.directory,
             self.rabbit,
@@ -106,21 +111,19 @@ class Stage:
             head_cache_bytes=2**26,
             value_cache_bytes=2**25,
         )
+        direct = self._cluster.amqp_url
+        self._cluster.worker_amqp_url = through(self.at_workers, direct)
         self._say(f"starting {size.workers} workers")
         workers = [self._cluster.mortal_worker(breaks=self._breaks) for _ in range(size.workers)]
         await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
         self._crowd = Crowd(
             self.directory,
-            amqp_url=self._through_proxy(self._cluster.amqp_url),
+            amqp_url=through(self.at_clients, direct),
             seed=self.seed,
             processes=size.clients,
             callers=size.callers,
             partitions=size.partitions,
         )
-
-    def _through_proxy(self, amqp_url: str) -> str:
-        (url,) = amqp_urls(amqp_url)
-        return str(URL(url).with_host(LOOPBACK).with_port(self.proxy.port))
 
     async def drain(self) -> None:
         """Wait until everything that was sent is done.
@@ -141,7 +144,8 @@ class Stage:
                 # A mongod's journal alone takes 300 MB. What tells of the run is in the logs.
                 shutil.rmtree(server.directory / "data", ignore_errors=True)
             self.mongo.stop_proxies()
-            self.proxy.stop()
+            self.at_clients.stop()
+            self.at_workers.stop()
 
         # Not to be left half done by a second Ctrl-C.
         await asyncio.shield(asyncio.to_thread(end))

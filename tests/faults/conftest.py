@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from support.cluster import Cluster
-from support.proxied import ProxiedService, through
+from support.proxied import ProxiedService
 
 from chaos.proxy import Proxy
 from chaos.replicas import ProxiedReplicaSet
+from chaos.stage import through
 from holdfast.local import MongoReplicaSet, RabbitServer
 from holdfast.local.ports import LOOPBACK
 
@@ -61,11 +62,10 @@ def proxied(tmp_path_factory: pytest.TempPathFactory, rabbit: RabbitServer) -> I
         )
         cluster = Cluster(tmp_path_factory.mktemp("workers"), rabbit, name, replicas, name, heartbeat=2)
         stack.callback(cluster.stop)
-        direct = cluster.amqp_url
-        cluster.amqp_url = through(at_workers, direct)
+        cluster.worker_amqp_url = through(at_workers, cluster.amqp_url)
         for _ in range(2):
             cluster.worker().start()
-        yield ProxiedService(cluster, replicas, at_workers, at_clients, through(at_clients, direct))
+        yield ProxiedService(cluster, replicas, at_workers, at_clients, through(at_clients, cluster.amqp_url))
 
 
 def _discard(replicas: ProxiedReplicaSet) -> None:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from yarl import URL
-
 from chaos.cluster import Cluster
 from chaos.proxy import Proxy
 from chaos.replicas import ProxiedReplicaSet
@@ -21,8 +19,3 @@ class ProxiedService:
     at_clients: Proxy
     #: The broker's address for clients.
     amqp_url: str
-
-
-def through(proxy: Proxy, amqp_url: str) -> str:
-    """The same address, by way of a proxy."""
-    return str(URL(amqp_url).with_port(proxy.port))
