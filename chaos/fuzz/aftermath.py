@@ -1,0 +1,50 @@
+"""What a service has to look like when a campaign is over."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.events import partition_queue
+from holdfast.events.topology import DEAD, INGRESS
+from holdfast.local import WorkerServer
+
+from ..cluster import Cluster
+
+#: Lines of a worker's log that must not be there, whatever was sent: bad input is no reason to complain.
+_COMPLAINT = re.compile(r"^(?:\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*|Traceback .*|.*session lost.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A worker as it was before the campaign."""
+
+    pid: int | None
+    log_bytes: int
+
+
+def look(worker: WorkerServer) -> Before:
+    """Note what it is like now."""
+    return Before(worker.pid, worker.log_path.stat().st_size)
+
+
+def memory(worker: WorkerServer) -> int:
+    """Its resident memory in bytes."""
+    pages = Path(f"/proc/{worker.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def faults(cluster: Cluster, worker: WorkerServer, before: Before) -> list[str]:
+    """What is not as it should be: another process, complaints in its log, messages that are left anywhere."""
+    found = []
+    if worker.pid is None or worker.pid != before.pid:
+        found.append(f"the worker was process {before.pid} and is {worker.pid}")
+    with worker.log_path.open("rb") as log:
+        log.seek(before.log_bytes)
+        said = log.read().decode(errors="replace")
+    found += [f"the worker's log: {line[:500]}" for line in _COMPLAINT.findall(said)[:20]]
+    for queue in (*(partition_queue(partition) for partition in range(cluster.partitions)), INGRESS, DEAD):
+        left = cluster.depth(queue)
+        if left:
+            found.append(f"{left} messages are left in {queue}")
+    return found

@@ -1,0 +1,104 @@
+"""What an answer has to look like, whatever it answers."""
+
+import re
+from typing import Any
+
+from .oracle import MADE, Fate
+
+#: Characters of a message and of a field's name at most: what was sent does not come back at length.
+LONGEST_MESSAGE = 500
+LONGEST_FIELD = 201
+
+_ALWAYS = {"id", "status", "epoch", "time"}
+_STATE = {"exists", "etag", "version", "updated_at"}
+_SHAPES: dict[str, set[str]] = {
+    "save": _STATE | {"changed"},
+    "delete": _STATE | {"changed"},
+    "read": _STATE | {"value"},
+    "history": {"events", "next"},
+    "describe": {"partitions", "protocol", "stores", "limits"},
+}
+_ERROR = {"code", "message", "field"}
+_CONFLICT = {"expected", "actual", "winner", "current"}
+#: What tells of the program that made it, and is nobody's business.
+INTERNALS = re.compile(r"Traceback|pydantic|orjson|pymongo|<class|object at 0x|sys\.|File \"|\.py\b|Error\(|Exception")
+
+
+def check_answer(answer: Any, fate: Fate) -> str | None:
+    """What is wrong with an answer to a command; None if nothing is."""
+    if not isinstance(answer, dict) or not answer.keys() >= _ALWAYS:
+        return f"it is no reply: {str(answer)[:300]}"
+    if answer["id"] != fate.id and not (fate.id is MADE and isinstance(answer["id"], str) and answer["id"]):
+        return f"id {str(answer['id'])[:200]!r}, allowed is {fate.id!r}"
+    if type(answer["epoch"]) is not int or type(answer["time"]) is not int:
+        return f"epoch {answer['epoch']!r}, time {answer['time']!r}"
+    outcome = outcome_of(answer)
+    if outcome not in fate.outcomes:
+        return f"{outcome} ({answer.get('error')!r:.300}), allowed are {sorted(fate.outcomes)}"
+    if outcome == "ok":
+        return _check_ok(answer, fate)
+    return _check_error(answer, fate)
+
+
+def outcome_of(answer: dict[str, Any]) -> str:
+    """As in a fate: "ok", or a status and a code."""
+    if answer["status"] == "ok":
+        return "ok" if "error" not in answer else "ok with an error"
+    error = answer.get("error")
+    return f"{answer['status']} {error.get('code')}" if isinstance(error, dict) else f"{answer['status']} without error"
+
+
+def _check_ok(answer: dict[str, Any], fate: Fate) -> str | None:
+    others = answer.keys() - _ALWAYS - _SHAPES.get(fate.op or "", set())
+    if others:
+        return f"fields that {fate.op} has not: {others}"
+    if fate.op in ("save", "delete", "read"):
+        if type(answer.get("version")) is not int or type(answer.get("exists")) is not bool:
+            return f"version {answer.get('version')!r}, exists {answer.get('exists')!r}"
+        if (answer.get("etag") is not None) != answer["exists"]:
+            return f"etag {answer.get('etag')!r}, exists {answer['exists']!r}"
+        if answer["exists"] != {"save": True, "delete": False}.get(fate.op, "value" in answer):
+            return f"exists {answer['exists']!r} after {fate.op}"
+    if fate.op == "history" and not isinstance(answer.get("events"), list):
+        return "a history without events"
+    if fate.op == "describe" and type(answer.get("partitions")) is not int:
+        return "a description without partitions"
+    return None
+
+
+def _check_error(answer: dict[str, Any], fate: Fate) -> str | None:
+    error = answer["error"]
+    is_conflict = answer["status"] == "conflict"
+    others = answer.keys() - _ALWAYS - {"error"} - ({"exists", "version"} if is_conflict else set())
+    others |= error.keys() - _ERROR - (_CONFLICT if is_conflict else set())
+    if others:
+        return f"fields that {answer['status']} has not: {others}"
+    message, field = error.get("message"), error.get("field")
+    if not isinstance(message, str) or not 0 < len(message) <= LONGEST_MESSAGE:
+        return f"message {str(message)[:100]!r}"
+    if INTERNALS.search(message):
+        return f"it tells of the program: {message}"
+    if not isinstance(field, str | None) or len(field or "") > LONGEST_FIELD:
+        return f"field {str(field)[:100]!r}"
+    if is_conflict:
+        if error.get("expected") != fate.command.get("etag"):
+            return f"expected {error.get('expected')!r:.200}"
+        if "current" in error and not fate.command.get("return_current"):
+            return "a current value that nobody asked for"
+        return None
+    return (
+        None
+        if is_told(error["code"], field, fate)
+        else f"field {field!r} of {error['code']}, at fault are {fate.fields}"
+    )
+
+
+def is_told(code: str, field: str | None, fate: Fate) -> bool:
+    """Whether the field that is named is one that is at fault."""
+    allowed = fate.fields.get(code)
+    if allowed is None:
+        return True
+    told = (field or "").removesuffix("…")
+    if code in ("bad_value", "bad_metadata"):
+        return told.replace("[", ".").split(".")[0] in allowed
+    return any(name.startswith(told) and (name == told or len(told) == LONGEST_FIELD - 1) for name in allowed)

@@ -1,0 +1,367 @@
+"""What docs/protocol.md says of a message: which answers it may get, or which dead letters it may become.
+
+Written from that page, with the standard library's JSON and none of Holdfast's own code, so that a fault has to be
+made twice to go unseen. Where the page leaves a choice (of two faults in one command either may be told), all that it
+allows is allowed.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+MESSAGE_BYTES = 4 * 2**20
+MESSAGE_COMMANDS = 10_000
+VALUE_BYTES = 2**20
+VALUE_LEVELS = 100
+DAY = 24 * 3600 * 1000
+#: Levels from which on a message may be, and from which on it is, one that cannot be read.
+DEEP, TOO_DEEP = 900, 1024
+
+#: An id that the worker makes.
+MADE: Final = object()
+
+_STORE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_LONG_DIGITS = re.compile(rb"\d{300}")
+_LATE = ("expired deadline", "expired too_old")
+
+
+class UnreadableError(ValueError):
+    """A body is not what the page calls JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What may come of one command."""
+
+    #: The id in its answer: a text, None, or MADE.
+    id: Any
+    #: "ok", or a status and a code.
+    outcomes: frozenset[str]
+    #: What error.field may be, by code; nothing is said of those that are not here.
+    fields: dict[str, frozenset[str]]
+    #: The command as it was read; of a message that cannot be read, its body.
+    command: Any
+    op: str | None = None
+
+    @property
+    def buried(self) -> bool | None:
+        """Whether it becomes a dead letter if nobody waits for an answer; None if it may."""
+        buried = {is_fault(outcome) for outcome in self.outcomes}
+        return None if len(buried) == 2 else buried.pop()
+
+
+def is_fault(outcome: str) -> bool:
+    """Whether it is told to the operator, if nobody else waits for it. Conflicts and the like are outcomes."""
+    return outcome not in ("ok", "invalid id_reused", *_LATE) and not outcome.startswith("conflict")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What may come of a message."""
+
+    fates: tuple[Fate, ...]
+    is_array: bool
+    #: It becomes a dead letter for this reason, as a whole, and is answered by nobody.
+    buried_for: str | None = None
+
+
+def judge(
+    body: bytes,
+    *,
+    message_id: bytes | None,
+    correlation_id: bytes | None,
+    reply_to: bytes | None,
+    now: int,
+    is_fresh: Callable[[str], bool],
+    split: bool,
+    stores: frozenset[str] = frozenset({"default"}),
+) -> list[Judgement]:
+    """All that may come of a message; more than one judgement if the page leaves it open how it is read.
+
+    :param now: milliseconds since 1970.
+    :param is_fresh: whether an id belongs to no other command.
+    :param split: it comes by the ingress, and may be taken apart before ids are compared.
+    """
+    texts = []
+    for text in (reply_to, correlation_id, message_id):
+        try:
+            texts.append((text or b"").decode())
+        except UnicodeDecodeError:
+            return [Judgement((), is_array=False, buried_for="bad_properties")]
+    if texts[0].startswith("holdfast."):
+        return [Judgement((), is_array=False, buried_for="bad_reply_to")]
+    if len(body) > MESSAGE_BYTES:
+        return [_whole(body, "too_large too_large")]
+    levels = depth(body)
+    unread = [_whole(body, "invalid malformed")]
+    if levels > TOO_DEEP:
+        return unread
+    try:
+        data = read(body, levels)
+    except UnreadableError:
+        return unread
+    if levels <= DEEP:
+        unread = []
+    court = _Court(now, is_fresh, stores)
+    if isinstance(data, dict):
+        return [Judgement((court.judge_object(data, texts[2]),), is_array=False), *unread]
+    if not isinstance(data, list):
+        return [_whole(body, "invalid malformed")]
+    if len(data) > MESSAGE_COMMANDS:
+        return [_whole(body, "too_large too_large"), *unread]
+    return [Judgement(court.judge_array(data, split=split), is_array=True), *unread]
+
+
+def _whole(body: bytes, outcome: str) -> Judgement:
+    return Judgement((Fate(None, frozenset({outcome}), {}, body),), is_array=False)
+
+
+def depth(body: bytes) -> int:
+    """Levels of arrays and objects in a text, if it is JSON."""
+    if body.count(b"[") + body.count(b"{") <= DEEP:
+        return 0  # it does not matter
+    deepest = level = 0
+    for code in _STRINGS.sub(b"", body).translate(None, delete=bytes(set(range(256)) - set(b"[]{}"))):
+        level += 1 if code in b"[{" else -1
+        deepest = max(deepest, level)
+    return deepest
+
+
+@contextmanager
+def _deep(levels: int) -> Iterator[None]:
+    limit = sys.getrecursionlimit()
+    try:
+        if levels:
+            sys.setrecursionlimit(limit + 4 * TOO_DEEP)
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def read(body: bytes, levels: int = 0) -> Any:
+    """Parse JSON as RFC 8259 has it, without numbers that no double comes near, and without lone surrogates.
+
+    :raises UnreadableError: if it is anything else.
+    """
+    with _deep(levels):
+        try:
+            text = body.decode()
+            parse_int = _integer if _LONG_DIGITS.search(body) else None
+            data = json.loads(text, parse_constant=_refuse, parse_int=parse_int)
+            # Lone surrogates and infinite numbers can be read, but not written.
+            json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as fault:
+            raise UnreadableError(str(fault)) from None
+    return data
+
+
+def _refuse(constant: str) -> Any:
+    raise UnreadableError(constant)
+
+
+def _integer(digits: str) -> int:
+    if float(digits) in (float("inf"), float("-inf")):
+        raise UnreadableError("beyond all doubles")
+    return int(digits)
+
+
+@dataclass
+class _Faults:
+    """What is wrong with a command: codes, and the fields that are meant."""
+
+    by_code: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, code: str, name: str) -> None:
+        self.by_code.setdefault(code, set()).add(name)
+
+
+class _Court:
+    def __init__(self, now: int, is_fresh: Callable[[str], bool], stores: frozenset[str]) -> None:
+        self._now = now
+        self._is_fresh = is_fresh
+        self._stores = stores
+
+    def judge_object(self, data: dict[str, Any], message_id: str) -> Fate:
+        """One command by itself, whose id may be the message's."""
+        if "id" in data:
+            return self._judge(data, data["id"])
+        if message_id:
+            return self._judge(data, message_id)
+        return self._judge(data, MADE)
+
+    def judge_array(self, items: list[Any], *, split: bool) -> tuple[Fate, ...]:
+        """Commands, each for itself, but no two under one id."""
+        fates = [self._judge(item, item.get("id") if isinstance(item, dict) else None) for item in items]
+        first: dict[str, int] = {}
+        for number, fate in enumerate(fates):
+            if fate.id is None or first.setdefault(fate.id, number) == number:
+                continue
+            if split:
+                # In two partitions neither is known to be the second one, not even to the log.
+                for equal in (first[fate.id], number):
+                    fates[equal] = _whatever(fates[equal], {"ok", "invalid id_reused", "invalid duplicate_id"})
+            else:
+                fates[number] = Fate(fate.id, frozenset({"invalid duplicate_id"}), {}, fate.command, fate.op)
+        return tuple(fates)
+
+    def _judge(self, data: Any, command_id: Any) -> Fate:
+        if not isinstance(data, dict):
+            return Fate(None, frozenset({"invalid malformed"}), {}, data)
+        told = command_id if command_id is MADE or is_text(command_id, 128) else None
+        op = data.get("op")
+        rules = _RULES.get(op) if isinstance(op, str) else None
+        if rules is None or op is None:
+            return Fate(told, frozenset({"invalid bad_op"}), {"bad_op": frozenset({"op"})}, data)
+        faults = _Faults()
+        if told is None:
+            missing = command_id is None and "id" not in data
+            faults.add("missing_field" if missing else "bad_id", "id")
+        for name in data.keys() - rules.keys() - {"op", "id"}:
+            faults.add("unknown_field", name)
+        for name, (is_good, required) in rules.items():
+            if name not in data:
+                if required:
+                    faults.add("missing_field", name)
+            elif not is_good(data[name]):
+                faults.add("bad_version" if name == "v" else f"bad_{name}", name)
+        if faults.by_code:
+            outcomes = frozenset(f"invalid {code}" for code in faults.by_code)
+            fields = {code: frozenset(names) for code, names in faults.by_code.items()}
+            return Fate(told, outcomes, fields, data, op)
+        return Fate(told, frozenset(self._outcomes(op, data, told)), {}, data, op)
+
+    def _outcomes(self, op: str, data: dict[str, Any], command_id: Any) -> set[str]:
+        if op == "describe":
+            return {"ok"}
+        if data.get("store", "default") not in self._stores:
+            # Of two reasons to refuse it, either may be told.
+            return {"unknown_store unknown_store"} | (self._sizes(data) - {"ok"} if op == "save" else set())
+        if op in ("read", "history"):
+            return self._times(data) or {"ok"}
+        outcomes = self._sizes(data) if op == "save" else {"ok"}
+        if "ok" not in outcomes:
+            return outcomes
+        outcomes |= self._times(data)
+        if outcomes & set(_LATE):
+            outcomes.discard("ok")
+        if data.get("etag") is not None:
+            # Ours are a version and eight digits; that one is guessed is as good as impossible, but not against a rule.
+            outcomes |= {"conflict absent", "conflict etag_mismatch"}
+            outcomes.discard("ok")
+        elif data.get("concurrency") == "first-write":
+            outcomes.add("conflict exists")
+        if data.get("max_version") is not None:
+            outcomes.add("conflict newer")
+        if command_id is not MADE and not self._is_fresh(command_id):
+            # Its answer may be that of an earlier delivery, or of another command.
+            outcomes |= {"ok", "invalid id_reused", *_LATE, "conflict exists", "conflict newer"}
+            outcomes |= {"conflict absent", "conflict etag_mismatch"}
+        return outcomes
+
+    def _times(self, data: dict[str, Any]) -> set[str]:
+        """How it is late, if it is; generators keep an hour away from the edge."""
+        late = set()
+        if data.get("sent_at") is not None and self._now - data["sent_at"] > 7 * DAY:
+            late.add("expired too_old")
+        if data.get("deadline") is not None and self._now > data["deadline"]:
+            late.add("expired deadline")
+        return late
+
+    def _sizes(self, data: dict[str, Any]) -> set[str]:
+        with _deep(VALUE_LEVELS):
+            size = len(json.dumps(data["value"], separators=(",", ":"), ensure_ascii=False).encode())
+        # Numbers are written in more than one way, 1e+16 and 1e16.
+        outcomes = set()
+        if size > VALUE_BYTES:
+            outcomes.add("too_large too_large")
+        if size * 0.6 <= VALUE_BYTES:
+            outcomes.add("ok")
+        return outcomes
+
+
+def _whatever(fate: Fate, more: set[str]) -> Fate:
+    return Fate(fate.id, fate.outcomes | more, {}, fate.command, fate.op)
+
+
+def is_text(value: Any, limit: int) -> bool:
+    """Whether it is a text of 1 to ``limit`` bytes, without NUL."""
+    return isinstance(value, str) and value != "" and "\0" not in value and len(value.encode()) <= limit
+
+
+def _is_integer(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _is_time(value: Any) -> bool:
+    return value is None or _is_integer(value, 0, 2**53 - 1)
+
+
+def _is_etag(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and len(value) <= 128)
+
+
+def _is_metadata(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or len(value) > 32:
+        return False
+    if not all(isinstance(text, str) and "\0" not in name for name, text in value.items()):
+        return False
+    return sum(len(name.encode()) + len(text.encode()) for name, text in value.items()) <= 4096
+
+
+def is_value(value: Any) -> bool:
+    """Whether a value can be kept exactly."""
+    level = [value]
+    for _ in range(VALUE_LEVELS + 1):
+        below: list[Any] = []
+        for member in level:
+            if isinstance(member, dict):
+                if any("\0" in name for name in member):
+                    return False
+                below += member.values()
+            elif isinstance(member, list):
+                below += member
+            elif type(member) is int and not -(2**63) <= member < 2**63:
+                return False
+        if not any(isinstance(member, dict | list) for member in level):
+            return True
+        level = below
+    return False
+
+
+_MAX_VERSION = 2**63 - 1
+#: What each op takes: whether a value is good, and whether there has to be one.
+_Rule = tuple[Callable[[Any], bool], bool]
+_COMMON: dict[str, _Rule] = {
+    "v": (lambda value: type(value) is int and value == 1, False),
+    "sent_at": (_is_time, False),
+    "deadline": (_is_time, False),
+}
+_KEYED: dict[str, _Rule] = _COMMON | {
+    "store": (lambda value: isinstance(value, str) and _STORE.fullmatch(value) is not None, False),
+    "key": (lambda value: is_text(value, 512), True),
+}
+_WRITING: dict[str, _Rule] = _KEYED | {
+    "etag": (_is_etag, False),
+    "max_version": (lambda value: value is None or _is_integer(value, 0, _MAX_VERSION), False),
+    "return_current": (lambda value: isinstance(value, bool), False),
+    "metadata": (_is_metadata, False),
+}
+_RULES: dict[str, dict[str, _Rule]] = {
+    "save": _WRITING
+    | {"value": (is_value, True), "concurrency": (lambda value: value in ("first-write", "last-write"), False)},
+    "delete": _WRITING,
+    "read": _KEYED | {"consistency": (lambda value: value in ("strong", "eventual"), False)},
+    "history": _KEYED
+    | {
+        "after_version": (lambda value: _is_integer(value, 0, _MAX_VERSION), False),
+        "limit": (lambda value: _is_integer(value, 1, 1000), False),
+    },
+    "describe": _COMMON,
+}
