@@ -21,9 +21,11 @@ from support.load import read_log
 
 #: Callers at the same time, and hot keys that they share.
 CALLERS = 24
-GROUPS = 6
-#: Each traffic has keys of its own: it begins so many generations of keys behind the one before.
+GROUPS = 8
+#: Each traffic has keys of its own: it begins so many generations of keys behind the one before. And so many lie
+#: between its groups, because keys that differ in one digit may all be of one partition.
 GENERATIONS = 100
+STRIDE = 11
 
 _numbers = itertools.count(1)
 
@@ -112,7 +114,7 @@ async def traffic(cluster: Cluster, amqp_url: str, directory: Path) -> AsyncIter
                         number,
                         groups=GROUPS,
                         partitions=cluster.partitions,
-                        generation=generation,
+                        generation=generation + STRIDE * (number % GROUPS),
                     ),
                     clients=tuple(clients),
                     line=line,
