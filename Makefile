@@ -3,7 +3,7 @@
 PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos soak compose-test check audit up down
+.PHONY: help demo test bench chaos soak fuzz compose-test check audit up down
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -29,6 +29,11 @@ chaos: ## faults under load, and the proof that nothing was lost: MINUTES=10 SEE
 soak: ## half of the highest rate for MINUTES=10: memory stays flat, and no queue grows
 	@sh scripts/bootstrap test
 	@$(PYTHON) -m chaos soak $(if $(MINUTES),--minutes $(MINUTES))
+
+fuzz: ## bad input by the million through the real queue, and into the codec: INPUTS=1000000 CODEC=3000000 SEED=…
+	@sh scripts/bootstrap test
+	@sh scripts/bootstrap test fuzz || echo 'make fuzz: no atheris for this Python; bodies are changed blindly'
+	@$(PYTHON) -m chaos.fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(CODEC),--codec $(CODEC)) $(if $(SEED),--seed $(SEED))
 
 compose-test: ## start compose.yaml in a container engine and test it from outside
 	@sh scripts/bootstrap test
