@@ -112,7 +112,7 @@ def _tell(report: Report) -> None:
     console.print(
         f"{report.commands:,} inputs in {report.inputs:,} messages ({report.body_bytes / 2**20:,.0f} MiB) in "
         f"{report.seconds / 60:.1f} min: {report.answers:,} messages of answers, {report.letters:,} dead letters, "
-        f"{report.buried_by_broker:,} of them by the broker; {report.controls:,} ordinary commands between them answered"
+        f"{report.buried_by_broker:,} of them by the broker; {report.controls:,} ordinary commands answered right"
     )
     for family, count in sorted(report.families.items(), key=lambda each: -each[1]):
         console.print(f"  {count:>9,} {family}")
