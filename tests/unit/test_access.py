@@ -332,12 +332,12 @@ class Desk:
         self.broker.forward = self._forward  # type: ignore[attr-defined]
         self.forwarded: list[Delivery] = []
         self.store = MemoryStore()
-        self.lookups = 0
+        self.engine = Engine(self.store, service_time=lambda: NOW)
         self.tags = itertools.count(1)
         self.ready = asyncio.Event()
         self.session = Session(
             self.broker,  # type: ignore[arg-type]
-            engines={"default": Engine(self.store, service_time=lambda: NOW)},
+            engines={"default": self.engine},
             topology=Topology(partitions=partitions),
             options=WorkerOptions(amqp_url="amqp://nowhere/", partitions=partitions, access=access),
             service_time=lambda: NOW,
@@ -632,7 +632,7 @@ async def test_a_value_that_is_not_told_is_not_looked_up(monkeypatch: pytest.Mon
     """Given a key with a value, when a writer who may not read it asks for it with a conflict, then nobody reads it."""
     async with desk() as it:
         await prepare(it, ["save"])
-        it.session._lanes["default"].engine.knowledge.clear()
+        it.engine.knowledge.clear()
         monkeypatch.setattr(it.store, "events", None)
         for fields in ({"concurrency": "first-write"}, {"etag": "1-00000000"}):
             curious = command("save", id=str(fields), return_current=True, **fields)
