@@ -36,6 +36,7 @@ async def test_a_fence_of_an_append_covers_it(store: EventStore) -> None:
         assert result.fence is not None
         assert await store.versions(["a"], after=result.fence) == {"a": version}
         assert (await store.heads(["a"], after=result.fence))["a"].version == version
+        assert list(await store.events([("a", version)], after=result.fence)) == [("a", version)]
 
 
 async def test_a_fence_covers_what_was_acknowledged_before(store: EventStore) -> None:
@@ -46,6 +47,7 @@ async def test_a_fence_covers_what_was_acknowledged_before(store: EventStore) ->
         fence = await store.fence()
         assert await store.versions(["a"], after=fence) == {"a": version}
         assert await store.find([record.id], after=fence) == {record.id: record}
+        assert await store.events([("a", version)], after=fence) == {("a", version): record}
 
 
 async def test_an_old_fence_does_not_hide_what_is_newer(store: EventStore) -> None:
@@ -63,6 +65,8 @@ async def test_a_fence_from_elsewhere(store: EventStore) -> None:
     for read in (store.heads, store.versions, store.find):
         with pytest.raises(TypeError):
             await read(["a"], after="no fence")
+    with pytest.raises(TypeError):
+        await store.events([("a", 1)], after="no fence")
 
 
 async def test_asking_for_nothing(store: EventStore) -> None:
