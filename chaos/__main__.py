@@ -46,7 +46,7 @@ def run(
     directory = _empty(BUILD / seed)
     console.print(f"seed {seed}, {minutes:g} minutes; everything is in {directory}", highlight=False)
     with Display(console, minutes * 60) as display:
-        report = asyncio.run(_stoppable(Runner(directory.resolve(), options, display).run()))
+        report = _run(Runner(directory.resolve(), options, display).run())
     console.print(Markdown(report.markdown()))
     if report.passed and not keep:
         for path in [*directory.glob("*.history"), *directory.glob("*.jsonl")]:
@@ -67,7 +67,7 @@ def soak(
     """
     directory = _empty(Path("build/soak"))
     with Display(console, minutes * 60) as display:
-        report = asyncio.run(_stoppable(run_soak(directory.resolve(), minutes, display)))
+        report = _run(run_soak(directory.resolve(), minutes, display))
     console.print(Markdown(report.markdown()))
     console.print(f"the report is {directory / 'soak.md'} and soak.json beside it", highlight=False)
     sys.exit(0 if report.passed else 1)
@@ -91,6 +91,17 @@ def _empty(directory: Path) -> Path:
     return directory
 
 
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(_stoppable(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("stopped, and with it everything that was started", style="red")
+        raise typer.Exit(130) from None
+    except LocalStackError as error:
+        console.print(f"chaos: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
 async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
     """Let SIGTERM end it as Ctrl-C does: with everything that it has started."""
     task = asyncio.current_task()
@@ -99,17 +110,5 @@ async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
     return await work
 
 
-def main() -> None:
-    """Run the command line."""
-    try:
-        app()
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("chaos: stopped; everything that it had started has ended", style="red")
-        sys.exit(130)
-    except LocalStackError as error:
-        console.print(f"chaos: {error}", style="red", markup=False, highlight=False)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    app()
