@@ -15,7 +15,9 @@ from rich.markdown import Markdown
 
 from holdfast.local import LocalStackError
 
+from .crowd import CrowdError
 from .display import Display
+from .history import HistoryError
 from .runner import Options, Runner, check_run, kinds_of
 from .soak import soak as run_soak
 
@@ -97,8 +99,8 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("stopped, and with it everything that was started", style="red")
         raise typer.Exit(130) from None
-    except LocalStackError as error:
-        console.print(f"chaos: {error}", style="red", markup=False, highlight=False)
+    except (LocalStackError, CrowdError, HistoryError, TimeoutError) as error:
+        console.print(f"chaos: {type(error).__name__}: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
 
 

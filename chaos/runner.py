@@ -70,6 +70,7 @@ class Runner:
             options.seed,
             {"minutes": options.minutes, "kinds": " ".join(options.kinds), **asdict(options.size)},
         )
+        self._failed: list[Fault] = []
         self._began = self._ended = 0
         self._calm_until = self._alone_until = 0
 
@@ -111,7 +112,8 @@ class Runner:
             await self._inject_alone(stage, makes, self._began / 1e9 + seconds * ALONE)
             self._alone_until = time.monotonic_ns()
             await self._inject_mixed(makes, self._began / 1e9 + seconds)
-            await self._recover(stage, self._alone_until)
+            await self._heal_again()
+            await self._recover(stage, time.monotonic_ns())
             self._ended = time.monotonic_ns()
         finally:
             watching.cancel()
@@ -171,9 +173,17 @@ class Runner:
                     await step()
             except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on, and has failed
                 injection.failure += f"{step.__name__}: {type(error).__name__}: {error} "
+                self._failed.append(fault)
         injection.healed = time.monotonic_ns()
         self._display.ends(fault.name, (injection.healed - injection.began) / 1e9, injection.failure)
         return injection
+
+    async def _heal_again(self) -> None:
+        """Try once more what failed, so that at least the checks of the rest can be made."""
+        for fault in self._failed:
+            with self._finding(f"{fault.name} does not heal"):
+                async with asyncio.timeout(FAULT_TIMEOUT):
+                    await fault.heal()
 
     async def _recover(self, stage: Stage, since: int, injection: Injection | None = None) -> None:
         """Wait until every partition acknowledges writes."""

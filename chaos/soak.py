@@ -128,7 +128,7 @@ async def soak(directory: Path, minutes: float, display: Display, *, measuring: 
         display.phase(f"{report.rate:,.0f} calls a second")
         await _keep_up(stage, report, minutes * 60, display)
         await stage.drain()
-    _judge(report)
+    judge(report)
     report.write(directory)
     return report
 
@@ -174,7 +174,8 @@ def _waiting(stage: Stage) -> int:
     return sum(stage.cluster.depth(partition_queue(number)) for number in range(stage.size.partitions))
 
 
-def _judge(report: SoakReport) -> None:
+def judge(report: SoakReport) -> None:
+    """Put what is wrong with a soak into its findings."""
     seconds = report.minutes * 60
     for name, memory in (("worker", report.worker_memory), ("client", report.client_memory)):
         memory.evaluate(seconds * WARMUP_SHARE)
