@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import aio_pika
 
 from holdfast.events import partition_queue
-from holdfast.local import Addresses, MongoReplicaSet, RabbitServer, ServerStateError, WorkerServer
+from holdfast.local import Addresses, MongoReplicaSet, RabbitCluster, RabbitServer, ServerStateError, WorkerServer
 from holdfast.local.process import load_state
 
 from .sabotage import SABOTAGE_VARIABLE
@@ -114,7 +114,7 @@ class Cluster:
     def __init__(
         self,
         directory: Path,
-        rabbit: RabbitServer,
+        rabbit: RabbitServer | RabbitCluster,
         vhost: str,
         mongo: MongoReplicaSet,
         database: str,
@@ -203,7 +203,8 @@ class Cluster:
         return int(
             self.rabbit.eval(
                 f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{self.vhost}">>, queue, <<"{queue}">>)), '
-                "{ok, {_, N}, _} = ra:local_query(amqqueue:get_pid(Q), fun rabbit_fifo:query_messages_total/1), N"
+                "{Name, _} = amqqueue:get_pid(Q), "
+                "{ok, {_, N}, _} = ra:leader_query({Name, node()}, fun rabbit_fifo:query_messages_total/1), N"
             )
         )
 
@@ -232,15 +233,28 @@ class Cluster:
         )
 
     def close_connections_named(self, part: str) -> int:
-        """Close the connections of this virtual host whose name has this in it. Gives back how many there were."""
+        """Close the connections of this virtual host, to whatever node, whose name has this in it.
+
+        Gives back how many there were.
+        """
         closed = self.rabbit.eval(
-            "pg_local:sync(), Named = [P || P <- rabbit_networking:local_connections(), [{vhost, V}, "
-            "{client_properties, Ps}] <- [rabbit_networking:connection_info(P, [vhost, client_properties])], "
+            "pg_local:sync(), Named = [P || P <- rabbit_networking:connections(), [{vhost, V}, "
+            "{client_properties, Ps}] <- [catch rabbit_networking:connection_info(P, [vhost, client_properties])], "
             f'V == <<"{self.vhost}">>, {{<<"connection_name">>, _, N}} <- Ps, '
             f'binary:match(N, <<"{part}">>) =/= nomatch], '
             '[rabbit_networking:close_connection(P, "closed by a test") || P <- Named], length(Named)'
         )
         return int(closed)
+
+    def cancel_consumers(self, queue: str) -> int:
+        """Have the broker tell all consumers of a queue that it has cancelled them. Gives back how many there were."""
+        return int(
+            self.rabbit.eval(
+                "length([rabbit_channel:send_command(Channel, {'basic.cancel', Tag, true}) || "
+                f'C <- rabbit_amqqueue:consumers_all(<<"{self.vhost}">>), {{queue_name, Q}} <- C, '
+                f'element(4, Q) == <<"{queue}">>, {{channel_pid, Channel}} <- C, {{consumer_tag, Tag}} <- C])'
+            )
+        )
 
     until = staticmethod(until)
 

@@ -36,6 +36,8 @@ class RabbitServer(Server):
     address = LOOPBACK
     #: Its name; data is kept under it.
     node = "holdfast@localhost"
+    #: What has to be set before the configuration is read.
+    emulator_arguments = ""
 
     def __init__(
         self,
@@ -236,7 +238,8 @@ class RabbitServer(Server):
             "RABBITMQ_MNESIA_BASE": str(inside / "data"),
             "RABBITMQ_LOG_BASE": str(inside / "log"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                f"-{'name' if long else 'sname'} {self.node} {distribution} -kernel inet_dist_use_interface {interface}"
+                f"-{'name' if long else 'sname'} {self.node} {distribution} "
+                f"-kernel inet_dist_use_interface {interface} {self.emulator_arguments}"
             ),
             "RABBITMQ_CTL_ERL_ARGS": f"{distribution} -dist_listen false",
             # Several nodes share this machine's cores: binding schedulers to cores would make them collide.
