@@ -101,6 +101,8 @@ class AmqpBroker:
         self._trying = asyncio.Lock()
         #: Tells whether there is room for more messages. To be set before the first one is consumed.
         self.valve: Valve | None = None
+        #: Whether others may be better owners of partitions. To be set before, too.
+        self.reluctant = False
 
     async def open(self) -> None:
         """Connect, and make sure that exchanges and queues are there.
@@ -226,7 +228,7 @@ class AmqpBroker:
             self._guard(lambda: take(Delivery.of(message, queue)))
 
         channel: Any = await self._inbound.get_underlay_channel()
-        arguments: Any = {"x-priority": priority(self._options.name, preferred)}
+        arguments: Any = {"x-priority": priority(self._options.name, preferred, reluctant=self.reluctant)}
         channel.consumers[queue] = on_message
         # The answer is not waited for: it would come behind whatever the queues before deliver, and that is not read
         # any faster than it is worked off. If there is anything wrong with it, the broker closes the channel.

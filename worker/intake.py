@@ -24,6 +24,7 @@ from ..events import (
 from ..events.codec import parse_json
 from ..events.replies import error
 from .access import Access
+from .away import AwayLane
 from .batch import Request
 from .delivery import Delivery
 from .lane import Lane
@@ -50,7 +51,7 @@ class Intake:
     def __init__(
         self,
         *,
-        lanes: Mapping[str, Lane],
+        lanes: Mapping[str, Lane | AwayLane],
         outbox: Outbox,
         partitions: int,
         max_value_bytes: int,

@@ -10,7 +10,11 @@ from hashlib import blake2b
 _RANGE = 2**30
 
 
-def priority(worker: str, partition: int | str) -> int:
-    """The worker's consumer priority for a partition, or for another queue by name; from 0 to 2**30 - 1."""
+def priority(worker: str, partition: int | str, *, reluctant: bool = False) -> int:
+    """The worker's consumer priority for a partition, or for another queue by name; from 0 to 2**30 - 1.
+
+    :param reluctant: below all that are not, and among its like as ever: for a worker that lacks something which
+        others may have, or may lack as well.
+    """
     digest = blake2b(f"{worker}/{partition}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % _RANGE
+    return int.from_bytes(digest, "big") % _RANGE - (_RANGE if reluctant else 0)

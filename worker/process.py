@@ -19,6 +19,7 @@ from ..events.topology import DEFAULT_STORE
 from ..events.urls import amqp_urls, mask_url
 from ..stores import EventStore
 from .access import warn_of
+from .away import StoreBackError, find_away
 from .broker import TIMEOUT, AmqpBroker, BrokerLostError
 from .clock import ServiceClock
 from .engine import Engine
@@ -65,6 +66,8 @@ class Worker:
         self._consumed = False
         #: Whether any session has.
         self._lived = False
+        #: Stores that cannot be reached, while others can.
+        self._away: set[str] = set()
         self._engines = {
             name: Engine(
                 store,
@@ -124,6 +127,8 @@ class Worker:
             began = time.monotonic()
             try:
                 await self._run_session(topology)
+            except StoreBackError as back:
+                log.info("%s: beginning anew", back)
             except Exception as loss:
                 # Whatever it is: a worker that ended would leave its work to another one that meets the same.
                 if not isinstance(loss, BrokerLostError | StoreLostError | StoreUnavailable):
@@ -154,6 +159,7 @@ class Worker:
                 options=self._options,
                 service_time=self._clock.now,
                 wary=not self._lived,
+                away=self._away,
             )
             self._consumed = self._lived = True
             await session.run(self._stopping, on_ready=self._announce)
@@ -163,8 +169,7 @@ class Worker:
             await broker.close()
 
     async def _prepare(self, broker: AmqpBroker) -> None:
-        for store in self._stores.values():
-            await store.health()
+        self._away = await find_away(self._stores)
         for engine in self._engines.values():
             engine.knowledge.clear()
         await broker.open()

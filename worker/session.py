@@ -6,15 +6,16 @@ Whatever was in hand when it breaks is delivered again and recognised, so there 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ..events import Status, Topology
+from ..events import HistoryCommand, Status, Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
 from .access import Access, conceal
-from .batch import Request
+from .away import AwayLane, turn_away
+from .batch import Request, is_write
 from .broker import AmqpBroker, BrokerLostError
 from .delivery import Delivery
 from .engine import Engine
@@ -59,26 +60,20 @@ class Session:
         options: WorkerOptions,
         service_time: Callable[[], int],
         wary: bool = False,
+        away: Collection[str] = (),
     ) -> None:
         """Make a session.
 
         :param wary: it is the first of its process: the one before may have been killed by a message.
+        :param away: stores that cannot be reached, while others can: their commands are turned away.
         """
         self._broker = broker
         self._topology = topology
         self._options = options
         self._service_time = service_time
         self._outbox = Outbox(broker, stamp=self._stamp)
-        self._lanes = {
-            store: Lane(
-                engine,
-                answered=self._answered,
-                failed=self._failed,
-                room=self._outbox.unsent.room,
-                patience=options.store_patience,
-            )
-            for store, engine in engines.items()
-        }
+        self._away = away
+        self._lanes = {store: self._lane(store, engine) for store, engine in engines.items()}
         self._histories = {
             store: Histories(engine, outbox=self._outbox, service_time=service_time)
             for store, engine in engines.items()
@@ -91,7 +86,7 @@ class Session:
             max_value_bytes=options.max_value_bytes,
             describe=self._describe,
             forward=lambda elsewhere: self._beside(self._pass_on(elsewhere)),
-            history=lambda delivery, command: self._histories[command.store].add(delivery, command),
+            history=self._ask_for_history,
             access=None if options.access.default == "open" else Access(options.access),
         )
         self._wary = wary
@@ -102,11 +97,23 @@ class Session:
         #: Set with the fault of the first task that fails.
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def _lane(self, store: str, engine: Engine) -> Lane | AwayLane:
+        if store in self._away:
+            return AwayLane(store, engine.store, turned_away=self._turned_away)
+        return Lane(
+            engine,
+            answered=self._answered,
+            failed=self._failed,
+            room=self._outbox.unsent.room,
+            patience=self._options.store_patience,
+        )
+
     async def run(self, stopping: asyncio.Event, *, on_ready: Callable[[], None]) -> None:
         """Consume until ``stopping`` is set, then finish what is in hand.
 
         :raises BrokerLostError: when the connection, a channel or a consumer is lost.
         :raises StoreLostError: when a store stays away.
+        :raises StoreBackError: when one that was away is there again.
         """
         broker = self._broker
         try:
@@ -119,6 +126,7 @@ class Session:
             self._beside(self._run_intake())
             self._beside(self._run_ingress())
             broker.valve = self._outbox.in_hand
+            broker.reluctant = bool(self._away)
             await broker.consume(self._arrive, self._arrive_at_ingress)
             on_ready()
             await self._until(stopping.wait())
@@ -242,6 +250,20 @@ class Session:
     def _failed(self, request: Request, fault: BaseException) -> None:
         body = request.command.model_dump_json(exclude_unset=True).encode()
         self._outbox.bury(request.origin, body, reason="internal", detail=type(fault).__name__)
+
+    def _turned_away(self, requests: list[Request]) -> None:
+        for request in requests:
+            if is_write(request.command) and request.origin.reply_to is None:
+                # There is nobody who could send it again, but for the operator.
+                body = request.command.model_dump_json(exclude_unset=True).encode()
+                self._outbox.bury(request.origin, body, reason="store_away", detail="the store could not be reached")
+        self._answered(requests)
+
+    def _ask_for_history(self, delivery: Delivery, command: HistoryCommand) -> None:
+        if command.store in self._away:
+            self._outbox.answer(delivery, {"id": command.id, **turn_away()})
+        else:
+            self._histories[command.store].add(delivery, command)
 
     def _stamp(self) -> Wire:
         return {"epoch": self._topology.epoch, "time": self._service_time()}

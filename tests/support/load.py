@@ -58,9 +58,9 @@ class Load:
         await event.wait()
 
 
-async def read_log(mongo_url: str) -> list[Record]:
-    """Everything that is in the log of the default store."""
-    store = MongoStore(mongo_url)
+async def read_log(mongo_url: str, name: str = "default") -> list[Record]:
+    """Everything that is in the log of a store."""
+    store = MongoStore(mongo_url, name=name)
     await store.open()
     records = [record async for record in store.scan()]
     await store.close()

@@ -73,3 +73,15 @@ def test_the_order_for_one_partition_says_nothing_about_the_next() -> None:
     """Given two workers, when all partitions are compared, then each of them wins about half."""
     wins = sum(priority("a", partition) > priority("b", partition) for partition in PARTITIONS)
     assert 96 <= wins <= 160
+
+
+def test_a_worker_that_lacks_something_stands_behind_all_others_and_in_its_order_among_its_like() -> None:
+    """Given a fleet, when some of it are reluctant, then each of them wants each partition less than any other does."""
+    workers = fleet(20)
+    for partition in PARTITIONS:
+        behind = [priority(worker, partition, reluctant=True) for worker in workers]
+        assert max(behind) < 0 <= min(priority(worker, partition) for worker in workers)
+        assert min(behind) >= -(2**31)
+        assert sorted(workers, key=lambda worker: priority(worker, partition, reluctant=True)) == sorted(
+            workers, key=lambda worker: priority(worker, partition)
+        )
