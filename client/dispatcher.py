@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 #: after each time, and more where answers take long at the moment, so that a service which is behind is not kept there
 #: by repeats.
 RESEND_AFTER = 4.0
+#: Seconds that messages on their way may take to end when the client is closed.
+CLOSE_PATIENCE = 2.0
 #: Commands in one message at most.
 MAX_COMMANDS = 1000
 
@@ -161,7 +163,9 @@ class Dispatcher:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            # What the driver does not give back ends with the connection.
+            await asyncio.wait(tasks, timeout=CLOSE_PATIENCE)
 
     def _lane_of(self, call: Call) -> _Lane:
         lanes = self._lanes

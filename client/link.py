@@ -32,6 +32,10 @@ SETTLED = 10.0
 #: Seconds between heartbeats, unless the URL says otherwise. After two of them without a sign of life the broker, or
 #: the way to it, is taken for dead: early enough for a call to be sent again before its time is over.
 HEARTBEAT = 4
+#: Bytes of replies that the broker keeps for a client which does not read them.
+REPLY_QUEUE_BYTES = 64 * 1024 * 1024
+#: Seconds that what was cancelled may take to end; the driver passes over a cancellation now and then.
+CLOSE_PATIENCE = 2.0
 
 
 class Link:
@@ -75,6 +79,7 @@ class Link:
         #: Of the present connection: gets the reason when anything of it breaks.
         self._lost: asyncio.Future[str] | None = None
         self._messages = 0
+        self._closing = False
         #: Counts connections, so that what belongs to an earlier one can be told.
         self.generation = 0
         self.up = False
@@ -105,10 +110,15 @@ class Link:
 
     async def close(self) -> None:
         """Disconnect. What is in flight is not waited for."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._closing = True
+        keeper = self._keeper
+        if keeper is not None and not keeper.done():
+            keeper.cancel()
+            await asyncio.wait({keeper}, timeout=CLOSE_PATIENCE)
         await self._disconnect()
+        if keeper is not None and not keeper.done():
+            keeper.cancel()
+            await asyncio.wait({keeper}, timeout=CLOSE_PATIENCE)
 
     async def publish(self, partition: int, body: bytes) -> None:
         """Publish one message of commands, and wait for the broker's confirm.
@@ -185,7 +195,9 @@ class Link:
         inbound.close_callbacks.add(lambda _, reason: self._lose(lost, f"reply channel closed: {reason!r}"))
         underlay = await inbound.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(lost, "the reply queue is gone"))
-        queue = await inbound.declare_queue("", exclusive=True, auto_delete=True)
+        # Of replies that are not read in time the broker drops the oldest; their calls are repeated.
+        limits: Any = {"x-max-length-bytes": REPLY_QUEUE_BYTES}
+        queue = await inbound.declare_queue("", exclusive=True, auto_delete=True, arguments=limits)
         await queue.consume(self._on_message, no_ack=True)
         # Kept: the connection holds its channels by weak references.
         self._channels = (channel, inbound)
@@ -212,6 +224,8 @@ class Link:
                 attempts = 0
             await self._disconnect()
             attempts = await self._reconnect(attempts)
+            if self._closing:
+                return
             log.info("link to %s is up again", self._masked)
             self._on_up()
 
@@ -219,7 +233,7 @@ class Link:
         """Try until it works. Give back the attempts, so that a connection that breaks at once does not come back
         at once, again and again: a missing exchange does that.
         """
-        while True:
+        while not self._closing:
             # Jittered, so that clients that lost one broker do not come back as one.
             pause = min(MAX_PAUSE, 0.05 * 2 ** min(attempts, 10))
             await asyncio.sleep(random.uniform(0.5, 1.0) * pause)  # noqa: S311
@@ -235,6 +249,7 @@ class Link:
             else:
                 return attempts
             await self._disconnect()
+        return attempts
 
     async def _disconnect(self) -> None:
         self.up = False
