@@ -1,17 +1,17 @@
 """The stage: all servers, workers and clients of a run. Everything is ended with it, whatever happens."""
 
 import asyncio
+import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from yarl import URL
-
 from holdfast.events import partition_queue
 from holdfast.events.topology import INGRESS
-from holdfast.local import RabbitServer, find_mongod, find_rabbitmq
+from holdfast.events.urls import amqp_urls
+from holdfast.local import RabbitCluster, RabbitServer, find_mongod, find_rabbitmq
 from holdfast.local.ports import LOOPBACK
 
 from .cluster import Cluster, until
@@ -32,6 +32,7 @@ Say = Callable[[str], None]
 class Size:
     """How much of everything."""
 
+    rabbits: int = 1
     mongods: int = 3
     workers: int = 2
     partitions: int = 8
@@ -42,7 +43,7 @@ class Size:
 
 def through(proxy: Proxy, amqp_url: str) -> str:
     """The same broker, by way of a proxy."""
-    return str(URL(amqp_url).with_host(LOOPBACK).with_port(proxy.port))
+    return str(amqp_urls(amqp_url)[0].with_host(LOOPBACK).with_port(proxy.port))
 
 
 class Stage:
@@ -57,10 +58,11 @@ class Stage:
         self.size = size
         self._breaks = breaks
         self._say = say
-        self.rabbit = RabbitServer(directory / "rabbitmq")
+        place = directory / "rabbitmq"
+        self.rabbit = RabbitServer(place) if size.rabbits == 1 else RabbitCluster(place, nodes=size.rabbits)
         self.mongo = ProxiedReplicaSet(directory / "mongodb", members=size.mongods, cache_gb=0.5)
-        #: Between clients and the broker, and between workers and the broker.
-        self.at_clients, self.at_workers = (Proxy(lambda: (LOOPBACK, self.rabbit.amqp_port)) for _ in range(2))
+        #: Between clients and the broker, and between workers and the broker. Of a cluster they take the nodes in turn.
+        self.at_clients, self.at_workers = (Proxy(self._next_node()) for _ in range(2))
         self._cluster: Cluster | None = None
         self._crowd: Crowd | None = None
 
@@ -96,7 +98,7 @@ class Stage:
         size = self.size
         find_rabbitmq(self._say)
         find_mongod(self._say)
-        self._say(f"starting RabbitMQ and {size.mongods} MongoDB servers")
+        self._say(f"starting {size.rabbits} RabbitMQ and {size.mongods} MongoDB servers")
         await asyncio.gather(asyncio.to_thread(self.rabbit.start), asyncio.to_thread(self.mongo.start))
         self.at_clients.start()
         self.at_workers.start()
@@ -125,6 +127,20 @@ class Stage:
             partitions=size.partitions,
         )
 
+    @property
+    def nodes(self) -> Sequence[RabbitServer]:
+        """The nodes of the broker, also if there is one only."""
+        return self.rabbit.members if isinstance(self.rabbit, RabbitCluster) else [self.rabbit]
+
+    def _next_node(self) -> Callable[[], tuple[str, int]]:
+        turns = itertools.cycle(range(self.size.rabbits))
+
+        def next_node() -> tuple[str, int]:
+            node = self.nodes[next(turns)]
+            return node.address, node.amqp_port
+
+        return next_node
+
     async def drain(self) -> None:
         """Wait until everything that was sent is done.
 
@@ -139,7 +155,7 @@ class Stage:
                 self._crowd.kill_all()
             if self._cluster is not None:
                 self._cluster.stop()
-            for server in (self.rabbit, *self.mongo.members):
+            for server in (*self.nodes, *self.mongo.members):
                 server.kill()
                 # A mongod's journal alone takes 300 MB. What tells of the run is in the logs.
                 shutil.rmtree(server.directory / "data", ignore_errors=True)

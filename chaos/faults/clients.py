@@ -124,7 +124,10 @@ class SlowConsumer(Fault):
         await asyncio.sleep(HOLDING)
 
     async def _ask(self, keys: list[str]) -> None:
-        self._deaf.append(await asyncio.to_thread(pika.BlockingConnection, pika.URLParameters(self._url)))
+        urls = [str(url.update_query(heartbeat="0")) for url in amqp_urls(self._cluster.amqp_url)]
+        # It takes the first node that there is.
+        parameters = [pika.URLParameters(url) for url in urls]
+        self._deaf.append(await asyncio.to_thread(pika.BlockingConnection, parameters))
         channel = self._deaf[-1].channel()
         replies = channel.queue_declare("", exclusive=True).method.queue
         # It reads its socket only while one of its methods is called, and none is from here on.
@@ -137,11 +140,6 @@ class SlowConsumer(Fault):
                     body = orjson.dumps({"op": "read", "key": key, "id": f"{key}-{number}"})
                     partition = str(partition_of("default", key, self._cluster.partitions))
                     await exchange.publish(aio_pika.Message(body, reply_to=replies), partition)
-
-    @property
-    def _url(self) -> str:
-        (url,) = amqp_urls(self._cluster.amqp_url)
-        return str(url.update_query(heartbeat="0"))
 
     async def heal(self) -> None:
         """Hang up."""
