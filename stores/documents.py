@@ -19,11 +19,15 @@ from bson.codec_options import DatetimeConversion, TypeDecoder, TypeRegistry
 from bson.datetime_ms import DatetimeMS
 from bson.errors import InvalidDocument
 from bson.raw_bson import RawBSONDocument
+from pydantic import TypeAdapter
 
 from ..events import Event, Record, Refusal, StoreError
 
 #: What MongoDB takes as one document.
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+
+_event: TypeAdapter[Record] = TypeAdapter(Event)
+_refusal: TypeAdapter[Record] = TypeAdapter(Refusal)
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - the driver decodes dates to naive UTC
 
@@ -92,17 +96,9 @@ def encode_records(records: Iterable[Record]) -> list[bytes]:
 
 def to_record(document: dict[str, Any]) -> Record:
     """The record of a document that ``to_document`` made."""
-    common = {
-        "id": document["_id"]["c"],
-        "key": document["key"],
-        "time": to_millis(document["time"]),
-        "author": document.get("author"),
-        "digest": document["digest"],
-        "metadata": document.get("metadata"),
-    }
-    if document["type"] == "refused":
-        return Refusal(answer=document["answer"], **common)
-    return Event(type=document["type"], version=document["version"], value=document.get("value"), **common)
+    # Members that a record does not have are passed over, and those that it may lack have their defaults.
+    fields = {**document, "id": document["_id"]["c"], "time": to_millis(document["time"])}
+    return (_refusal if document["type"] == "refused" else _event).validate_python(fields)
 
 
 def to_millis(time: datetime | DatetimeMS) -> int:

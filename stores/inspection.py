@@ -3,7 +3,7 @@
 Everything else in a store may take for granted that its database is as it should be. This may not.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -59,6 +59,12 @@ class Inspection(Protocol):
 
     def records(self) -> AsyncIterator[RecordPage]:
         """Every record that is there throughout, in the order of the ids."""
+
+    async def find(self, ids: Collection[str], after: Fence) -> dict[str, Record | Malformed]:
+        """What stands in the log under these command ids, as far as there is anything."""
+
+    async def at(self, places: Collection[tuple[str, int]], after: Fence) -> dict[tuple[str, int], Record | Malformed]:
+        """What stands in the log at (key, version), as far as there is anything."""
 
 
 class InspectableStore(EventStore, Protocol):

@@ -9,7 +9,7 @@ from typing import overload
 import orjson
 
 from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
-from .inspection import EventPage, RecordPage
+from .inspection import EventPage, Malformed, RecordPage
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
 
 _PAGE = 1000
@@ -214,6 +214,19 @@ class MemoryInspection:
             page = records[start : start + _PAGE]
             others = [_thaw(record) for record in page if isinstance(record, Refusal)]
             yield RecordPage([(record.id, isinstance(record, Event)) for record in page], others, self._fence)
+
+    async def find(self, ids: Collection[str], after: Fence) -> dict[str, Record | Malformed]:  # noqa: ARG002
+        """What stands in the log under these command ids."""
+        return {record.id: _thaw(record) for record in self._log if record.id in ids}
+
+    async def at(
+        self,
+        places: Collection[tuple[str, int]],
+        after: Fence,  # noqa: ARG002
+    ) -> dict[tuple[str, int], Record | Malformed]:
+        """What stands in the log at (key, version)."""
+        events = (record for record in self._log if isinstance(record, Event))
+        return {(one.key, one.version): _thaw(one) for one in events if (one.key, one.version) in places}
 
 
 def _wall_clock() -> int:

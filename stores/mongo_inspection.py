@@ -1,7 +1,7 @@
 """Looking through a log in MongoDB as it is. Nothing is taken for granted of its documents and indexes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -11,14 +11,19 @@ from bson.errors import BSONError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from ..events import InvalidError, Record, Refusal, StoreUnavailable, check_id, check_key, check_value
-from .documents import decode_reply, documents_of, to_record
+from .documents import decode_reply, documents_of, id_of, to_record
 from .driver import Driver
 from .inspection import EventPage, Malformed, RecordPage
-from .queries import HAS_VERSION, NEWEST_FIRST, MongoFence
+from .interface import Fence
+from .queries import HAS_VERSION, NEWEST_FIRST, MongoFence, read_concern
 from .setup import CURRENT_VIEW, LOG_INDEX
 
 #: Documents that are asked for at a time.
 _PAGE: Final = 2000
+#: More than any reply has, so that none is cut short but by MongoDB's 16 MiB.
+_ONE_BATCH: Final = 1_000_000
+#: Places that are asked for at a time.
+_PLACES: Final = 200
 
 _BY_KEY: Final[dict[str, int]] = NEWEST_FIRST["$sort"]
 _BY_ID: Final = {"_id": 1}
@@ -114,20 +119,51 @@ class MongoInspection:
                     ids.append((document["_id"]["c"], is_event))
                 if not is_event:
                     wanted.append(document["_id"])
-            after = page.after
-            while wanted:
-                more = await self.page({"filter": {"_id": {"$in": wanted}}, "limit": len(wanted), "sort": _BY_ID})
-                after = more.after
-                others += map(_record, more.documents)
-                # More than one reply holds.
-                if not more.documents:
-                    break
-                wanted = wanted[len(more.documents) :]
-            yield RecordPage(ids, others, after)
+            others += [one for _, one in await self._find(wanted, page.after)]
+            yield RecordPage(ids, others, page.after)
+
+    async def find(self, ids: Collection[str], after: Fence) -> dict[str, Record | Malformed]:
+        """What stands in the log under these command ids."""
+        found = await self._find([id_of(command_id) for command_id in sorted(ids)], after)
+        return {document["_id"]["c"]: record for document, record in found if not isinstance(document, _Undecodable)}
+
+    async def at(self, places: Collection[tuple[str, int]], after: Fence) -> dict[tuple[str, int], Record | Malformed]:
+        """What stands in the log at (key, version)."""
+        found: dict[tuple[str, int], Record | Malformed] = {}
+        rest = set(places)
+        while rest:
+            chunk = list(rest)[:_PLACES]
+            conditions = [{"key": key, "version": version} for key, version in chunk]
+            page = await self.page({"filter": {"$or": conditions}, "readConcern": read_concern(after)})
+            readable = [document for document in page.documents if not isinstance(document, _Undecodable)]
+            seen = {(document["key"], document["version"]): _record(document) for document in readable}
+            found |= seen
+            # What is missing may not have fit into the reply; if nothing came, there is nothing.
+            rest -= seen.keys() if seen else set(chunk)
+        return found
+
+    async def _find(
+        self, ids: Sequence[Any], after: Fence
+    ) -> list[tuple[dict[str, Any] | _Undecodable, Record | Malformed]]:
+        """Documents by their ids, in the order of the ids."""
+        found: list[tuple[dict[str, Any] | _Undecodable, Record | Malformed]] = []
+        while ids:
+            options = {"filter": {"_id": {"$in": ids}}, "sort": _BY_ID, "readConcern": read_concern(after)}
+            page = await self.page(options)
+            found += [(document, _record(document)) for document in page.documents]
+            # A reply holds at most 16 MiB.
+            seen = {_name(document) for document in page.documents}
+            rest = [id_ for id_ in ids if repr(id_) not in seen]
+            if len(rest) == len(ids):
+                break
+            ids = rest
+        return found
 
     async def page(self, options: Mapping[str, Any]) -> _Page:
         """Documents as far as they fit into one reply, and the point in the log that they are of."""
-        command = {"find": self._log, **options, "singleBatch": True, "readConcern": {"level": "majority"}}
+        command = {"find": self._log, "readConcern": read_concern(None), **options}
+        # What does not fit into one reply is asked for again, by its place.
+        command |= {"batchSize": _ONE_BATCH, "singleBatch": True}
         documents: list[dict[str, Any] | _Undecodable]
         reply = await self._raw_command(command)
         try:
@@ -197,21 +233,29 @@ class _Scan:
             options["min"] = self._place
         elif self._place is not None:
             options["filter"] = {"$and": [self._condition, {"$expr": _from(self._place, self._order)}]}
-        page = await self._inspection.page(options)
-        fresh = [document for document in page.documents if _name(document) not in self._shown]
+        documents, after = await self._inspection.page(options)
+        # It begins with what was shown of its place.
+        again = len(self._shown)
+        fresh = [document for document in documents[:again] if _name(document) not in self._shown] + documents[again:]
         self._go_on_from(fresh)
-        return _Page(fresh, page.after)
+        return _Page(fresh, after)
 
     def _go_on_from(self, documents: Sequence[dict[str, Any] | _Undecodable]) -> None:
         """The next page begins where the last document is that can be read: several may have one place."""
-        for document in documents:
-            place = None
+        for document in reversed(documents):
             if not isinstance(document, _Undecodable):
                 # The order of the fields is the index's.
                 place = {name: document.get(name) for name in self._order}
-            if place is not None and place != self._place:
-                self._place = place
-                self._shown = set()
+                break
+        else:
+            self._shown.update(map(_name, documents))
+            return
+        if place != self._place:
+            self._place = place
+            self._shown = set()
+        for document in reversed(documents):
+            if not isinstance(document, _Undecodable) and any(document.get(name) != place[name] for name in place):
+                break
             self._shown.add(_name(document))
 
 
@@ -266,47 +310,49 @@ def fault_of(document: Mapping[str, Any]) -> str | None:
     if fault is not None:
         return fault
     kind = document.get("type")
-    required = _REQUIRED.get(kind) if isinstance(kind, str) else None
+    required = _REQUIRED.get(kind) if type(kind) is str else None
     if required is None:
         return f"type is {kind!r}"
-    if document.keys() != required:
-        missing, unknown = required - document.keys(), document.keys() - required - _OPTIONAL
-        if missing:
-            return f"lacks {_list(missing)}"
-        if unknown:
-            return f"has the unknown field {_list(unknown)}"
+    names = document.keys()
+    if names != required:
+        if not names >= required:
+            return f"lacks {_list(required - names)}"
+        if not names <= required | _OPTIONAL:
+            return f"has the unknown field {_list(names - required - _OPTIONAL)}"
+        if type(document.get("author", "")) is not str:
+            return "author is no text"
+        metadata = document.get("metadata", {})
+        if type(metadata) is not dict or any(type(text) is not str for text in metadata.values()):
+            return "metadata is no object of texts"
     if type(document["time"]) is not datetime and not isinstance(document["time"], DatetimeMS):
         return "time is no date"
     if type(document["digest"]) is not bytes or len(document["digest"]) != _DIGEST_BYTES:
         return f"digest is not {_DIGEST_BYTES} bytes"
-    if type(document.get("author", "")) is not str:
-        return "author is no text"
-    return _content_fault(document)
-
-
-def _content_fault(document: Mapping[str, Any]) -> str | None:
-    if "version" in document and (type(document["version"]) is not int or document["version"] < 1):
-        return f"version is {document['version']!r}"
-    metadata = document.get("metadata", {})
-    if type(metadata) is not dict or any(type(text) is not str for text in metadata.values()):
-        return "metadata is no object of texts"
     if type(document["key"]) is not str:
         return "key is no text"
     try:
         check_key(document["key"])
-        if "value" in document:
-            check_value(document["value"])
-        if "answer" in document:
-            check_value(document["answer"])
+        return _answer_fault(document["answer"]) if kind == "refused" else _event_fault(document)
     except InvalidError as error:
         return f"cannot be read: {error}"
-    if "answer" in document and (type(document["answer"]) is not dict or "status" not in document["answer"]):
-        return "answer is none"
+
+
+def _event_fault(document: Mapping[str, Any]) -> str | None:
+    version = document["version"]
+    if type(version) is not int or version < 1:
+        return f"version is {version!r}"
+    if "value" in document:
+        check_value(document["value"])
     return None
 
 
+def _answer_fault(answer: Any) -> str | None:
+    check_value(answer)
+    return None if type(answer) is dict and "status" in answer else "answer is none"
+
+
 def _id_fault(id_: Any) -> str | None:
-    if type(id_) is not dict or [*id_] != ["c", "n"] or type(id_["c"]) is not str or type(id_["n"]) is not int:
+    if type(id_) is not dict or tuple(id_) != ("c", "n") or type(id_["c"]) is not str or type(id_["n"]) is not int:
         return "_id is not a command id and a position"
     if id_["n"] != 0:
         return f"_id has the position {id_['n']}, and no command writes more than one record"

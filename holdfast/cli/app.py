@@ -11,6 +11,7 @@ from ..local import LocalStackError
 from . import servers, state
 from .dead import dead
 from .terminal import fail
+from .verify import verify
 
 #: Exit code for wrong arguments, as in sysexits.h: typer's own, 2, means that a key is absent.
 EX_USAGE = 64
@@ -32,6 +33,7 @@ app.command()(state.save)
 app.command()(state.read)
 app.command()(state.delete)
 app.command()(state.history)
+app.command()(verify)
 app.add_typer(dead)
 
 

@@ -31,9 +31,9 @@ def ask_service(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, ti
     return asyncio.run(ask())
 
 
-def warn_of_plaintext(settings: Settings) -> None:
-    """Say in a line if the password of the broker goes to another machine in plain text."""
-    for host in settings.exposed_hosts():
+def warn_of_plaintext(settings: Settings, *, stores: bool = False) -> None:
+    """Say in a line if the password of the broker, or of a store, goes to another machine in plain text."""
+    for host in settings.exposed_hosts(stores=stores):
         err.print(f"holdfast: warning: {told(host)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     # That was it; what the client says of the same is meant for programs.
     warnings.simplefilter("ignore", PlaintextWarning)

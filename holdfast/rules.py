@@ -1,0 +1,222 @@
+"""The rules of a log, as plain functions of its records. What breaks one is a fault of the log, whoever made it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from .events import Event, Record, Refusal, Status, make_etag
+from .events.records import make_digest, value_text
+from .stores import Head, Malformed
+
+
+class Rule(StrEnum):
+    """What is broken."""
+
+    #: Both indexes, the view and the collection are as a worker makes them.
+    DEFINITION = "definition"
+    #: Every document is a record, with the fields of its type and no others, and can be read.
+    RECORD = "record"
+    #: A command id stands in the log once.
+    ID = "id"
+    #: The versions of a key are 1, 2, 3, … without gaps and without repeats.
+    VERSION = "version"
+    #: A key's times never run backwards.
+    TIME = "time"
+    #: What was absent is not deleted.
+    DELETE = "delete"
+    #: An event's digest is that of a command that could have made it: of its key, value, metadata and predecessor.
+    DIGEST = "digest"
+    #: The recorded answer of a refusal is one that was right at some time.
+    ANSWER = "answer"
+    #: The newest event of a key is what lookups say.
+    CURRENT = "current"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A rule that is broken, and where."""
+
+    rule: Rule
+    message: str
+    key: str | None = None
+    version: int | None = None
+    #: The command id.
+    id: str | None = None
+
+    def __str__(self) -> str:
+        place = [f"key {self.key!r}"] if self.key is not None else []
+        place += [f"version {self.version}"] if self.version is not None else []
+        place += [f"id {self.id!r}"] if self.id is not None else []
+        return f"{self.rule}: {', '.join(place)}{': ' if place else ''}{self.message}"
+
+
+def malformed_fault(document: Malformed) -> Fault:
+    """The fault of a document that is no record."""
+    return Fault(Rule.RECORD, document.reason, document.key, document.version, document.id)
+
+
+class Succession:
+    """Follows events key by key, the newest version of each key first.
+
+    An event is judged when its predecessor is known, one step later.
+    """
+
+    def __init__(self, store: str) -> None:
+        self._store = store
+        self._key: str | None = None
+        self._version = 0
+        #: The event at that place; None if it is malformed.
+        self._event: Event | None = None
+        #: Keys so far.
+        self.keys = 0
+
+    def begins(self, event: Event) -> bool:
+        """Whether an event that comes next is the newest of its key."""
+        return event.key != self._key
+
+    def step(self, item: Event | Malformed) -> Iterator[Fault]:
+        """Take the next event in, and say what is wrong up to the one before it."""
+        if item.key is None or item.version is None:
+            return
+        event = item if isinstance(item, Event) else None
+        if item.key != self._key:
+            yield from self.finish()
+            self.keys += 1
+        elif item.version == self._version:
+            yield self._fault(Rule.VERSION, "stands in the log more than once", item)
+            # Nobody knows which of them the next one follows.
+            event = None
+        elif item.version != self._version - 1:
+            first, last = item.version + 1, self._version - 1
+            missing = f"version {first} is" if first == last else f"versions {first} to {last} are"
+            yield self._fault(Rule.VERSION, f"{missing} missing before it")
+        elif self._event is not None and event is not None:
+            yield from self._judge(self._event, event)
+        self._key, self._version, self._event = item.key, item.version, event
+
+    def finish(self) -> Iterator[Fault]:
+        """There are no more events of this key: say what is wrong with its first one."""
+        if self._key is None:
+            return
+        if self._version > 1:
+            missing = "version 1 is" if self._version == 2 else f"versions 1 to {self._version - 1} are"
+            yield self._fault(Rule.VERSION, f"{missing} missing before it")
+        elif self._event is not None:
+            yield from self._judge(self._event, None)
+        self._key = None
+
+    def _judge(self, event: Event, predecessor: Event | None) -> Iterator[Fault]:
+        there = predecessor is not None and predecessor.exists
+        if predecessor is not None and event.time < predecessor.time:
+            yield self._fault(
+                Rule.TIME, f"its time is {predecessor.time - event.time} ms before that of its predecessor"
+            )
+        if event.type == "deleted" and not there:
+            yield self._fault(Rule.DELETE, "deletes what was absent")
+        elif not digest_fits(event, predecessor, self._store):
+            yield self._fault(Rule.DIGEST, "its digest is not that of a command that could have made it")
+
+    def _fault(self, rule: Rule, message: str, item: Event | Malformed | None = None) -> Fault:
+        id_ = item.id if item is not None else self._event.id if self._event is not None else None
+        return Fault(rule, message, self._key, self._version, id_)
+
+
+def digest_fits(event: Event, predecessor: Event | None, store: str) -> bool:
+    """Whether the digest is that of a command on that key which was right to make this event after that one.
+
+    The command's etag and concurrency are not kept, but there are few that can have led here.
+    """
+    there = predecessor is not None and predecessor.type == "saved"
+    if event.type == "saved":
+        op, value, concurrency = "save", value_text(event.value), "last-write"
+    else:
+        op, value, concurrency = "delete", b"", None
+    key, metadata, digest = event.key, event.metadata, event.digest
+    if make_digest(op, store, key, None, concurrency, metadata, value) == digest:
+        return True
+    etag = predecessor.etag if predecessor is not None and there else None
+    if etag is not None and make_digest(op, store, key, etag, concurrency, metadata, value) == digest:
+        return True
+    # With an etag it plays no part, and without one it demands that there is nothing.
+    return op == "save" and make_digest(op, store, key, etag, "first-write", metadata, value) == digest
+
+
+class Identity:
+    """Follows command ids in order."""
+
+    def __init__(self) -> None:
+        self._id: str | None = None
+        self._is_event = False
+
+    def step(self, ids: Sequence[tuple[str, bool]]) -> Iterator[Fault]:
+        """Take the next ids in, each with whether its record is an event, and say which came before."""
+        for id_, is_event in ids:
+            if id_ == self._id:
+                kinds = {True: "events", False: "refusals"}
+                both = kinds[is_event] if is_event == self._is_event else "an event and a refusal"
+                yield Fault(Rule.ID, f"stands in the log more than once, as {both}", id=id_)
+            self._id, self._is_event = id_, is_event
+
+
+def answer_places(refusals: Sequence[Refusal]) -> tuple[set[str], set[tuple[str, int]]]:
+    """What has to be looked up to judge recorded answers: command ids, and (key, version)."""
+    ids: set[str] = set()
+    places: set[tuple[str, int]] = set()
+    for refusal in refusals:
+        winner, version = _error(refusal).get("winner"), refusal.answer.get("version")
+        if isinstance(winner, str):
+            ids.add(winner)
+        elif isinstance(version, int) and version > 0:
+            places.add((refusal.key, version))
+    return ids, places
+
+
+def answer_fault(
+    refusal: Refusal, found: Mapping[str, Record | Malformed], events: Mapping[tuple[str, int], Record | Malformed]
+) -> Fault | None:
+    """What is wrong with a recorded answer, given what is in the log at its places."""
+    answer, error = refusal.answer, _error(refusal)
+    match answer["status"]:
+        case Status.EXPIRED:
+            message = None
+        case Status.CONFLICT:
+            version, winner, actual = answer.get("version"), error.get("winner"), error.get("actual")
+            event = found.get(winner) if isinstance(winner, str) else None
+            if isinstance(event, Malformed):
+                # That is told already.
+                message = None
+            elif not isinstance(event, Event) or (event.key, event.version) != (refusal.key, version):
+                message = f"tells of version {version} by {winner!r}, which is not in the log"
+            elif not event.exists or actual != make_etag(event.version, event.id):
+                message = f"tells of the etag {actual!r}, which that version has not"
+            else:
+                message = None
+        case Status.OK:
+            version = answer.get("version")
+            event = events.get((refusal.key, version)) if isinstance(version, int) else None
+            absent = not event.exists if isinstance(event, Event) else version == 0 or isinstance(event, Malformed)
+            message = None if absent and answer.get("changed") is False else f"tells that version {version} was absent"
+        case other:
+            message = f"has the status {other!r}, which is not recorded"
+    return (
+        None if message is None else Fault(Rule.ANSWER, f"its recorded answer {message}", refusal.key, None, refusal.id)
+    )
+
+
+def _error(refusal: Refusal) -> dict[str, Any]:
+    error = refusal.answer.get("error")
+    return error if isinstance(error, dict) else {}
+
+
+def current_fault(event: Event, holds: Record | Malformed | None, head: Head | None, version: int) -> str | None:
+    """What is wrong with a lookup, given the newest event that was seen and what the log holds under its id."""
+    if head is None:
+        return "a lookup says that there is nothing"
+    if head.version < event.version:
+        return f"a lookup says that version {head.version} is the newest"
+    if version < head.version:
+        return f"a lookup says that version {head.version} is the newest, another one that it is {version}"
+    if not isinstance(holds, Event) or head != Head(holds.version, holds.exists, holds.id, holds.time):
+        return f"a lookup tells of version {head.version} by {head.id!r}, which is not what the log holds"
+    return None
