@@ -24,9 +24,9 @@ from ..dead import (
     Replayer,
     open_dead_letters,
     open_sender,
+    replay_letters,
 )
 from ..dead.letter import NOTHING, plain
-from ..dead.queue import Held
 from ..events import Unavailable
 from ..settings import load_settings
 from .options import AmqpUrl
@@ -116,7 +116,7 @@ def show(
 
     async def read(url: str, seconds: float) -> list[DeadLetter]:
         async with _dead_letters(url, seconds) as queue:
-            return [held.letter for held in await _find(queue, [name])]
+            return [held.letter async for page in queue.chosen(Named([name])) for held in page]
 
     for letter in _run(read, amqp_url, timeout):
         sys.stdout.write(_json_line(letter.record()) if json else _page_of(letter))
@@ -161,21 +161,7 @@ def replay(
 
     async def work(url: str, seconds: float) -> None:
         async with _dead_letters(url, seconds) as queue, open_sender(url, timeout=seconds) as sender:
-            replayer = Replayer(sender, force=force, as_me=as_me)
-            async for held in _choose(queue, wanted):
-                answered = False
-
-                def told(outcome: Outcome) -> None:
-                    nonlocal answered
-                    answered = answered or outcome.status != "unknown"
-                    tell(outcome)
-
-                done = await replayer.replay([letter for _, letter in held], told=told)
-                await queue.remove(each for each, gone in zip(held, done, strict=True) if gone)
-                if sender.lost:
-                    raise Unavailable("the connection to the broker was lost; the letters that are left stay")
-                if not answered:
-                    raise Unavailable("no worker answers any more; the letters that are left stay")
+            await replay_letters(queue, Replayer(sender, force=force, as_me=as_me), wanted, told=tell)
 
     _run(work, amqp_url, timeout)
     if not json:
@@ -204,12 +190,12 @@ def discard(
 
     async def look(url: str, seconds: float) -> set[str]:
         async with _dead_letters(url, seconds) as queue:
-            return {held.letter.id async for page in _choose(queue, wanted) for held in page}
+            return {held.letter.id async for page in queue.chosen(wanted) for held in page}
 
     async def throw(url: str, seconds: float, file: IO[bytes] | None) -> int:
         thrown = 0
         async with _dead_letters(url, seconds) as queue:
-            async for page in _choose(queue, wanted):
+            async for page in queue.chosen(wanted):
                 # Nobody was asked about what has come since.
                 held = [each for each in page if each.letter.id in meant]
                 if file is not None:
@@ -242,24 +228,6 @@ def _wanted(names: list[str] | None, every: bool, chosen: Filter) -> Named | Fil
     if names and chosen != Filter():
         raise typer.BadParameter("--reason, --op, --store and --key choose among --all, not among named letters")
     return Named(names) if names else chosen
-
-
-async def _choose(queue: DeadLetterQueue, wanted: Named | Filter) -> AsyncIterator[list[Held]]:
-    """The letters that are meant, a page at a time; named ones only once all names are sure."""
-    if isinstance(wanted, Named):
-        yield await _find(queue, wanted)
-        return
-    async for page in queue.pages():
-        held = [each for each in page if wanted.takes(each.letter)]
-        if held:
-            yield held
-
-
-async def _find(queue: DeadLetterQueue, names: list[str] | Named) -> list[Held]:
-    named = names if isinstance(names, Named) else Named(names)
-    found = [held async for page in queue.pages() for held in page if named.takes(held.letter)]
-    named.check()
-    return found
 
 
 @asynccontextmanager

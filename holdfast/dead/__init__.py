@@ -2,7 +2,7 @@
 
 from .letter import DeadLetter
 from .queue import DeadLetterQueue, open_dead_letters
-from .replay import Outcome, Replayer
+from .replay import Outcome, Replayer, replay_letters
 from .selection import Filter, Named, NoSuchLetterError
 from .sender import Sender, open_sender
 
@@ -17,4 +17,5 @@ __all__ = [
     "Sender",
     "open_dead_letters",
     "open_sender",
+    "replay_letters",
 ]

@@ -30,6 +30,8 @@ from ..worker.properties import UNREADABLE_HEADER
 
 #: The reason of a letter that neither a worker nor the broker has put there.
 UNKNOWN = "unknown"
+#: The reason of one whose properties a worker could not read.
+BAD_PROPERTIES = "bad_properties"
 
 #: What the broker's own reasons mean.
 _DETAILS = {
@@ -79,7 +81,7 @@ class DeadLetter:
     correlation_id: str | None = None
     reply_to: str | None = None
     headers: Mapping[str, Any] | None = None
-    #: Whether its properties could be read. If not, nobody knows who sent it.
+    #: Whether the properties of the message could be read. If not, nobody knows who sent it.
     readable: bool = True
 
     @classmethod
@@ -102,6 +104,7 @@ class DeadLetter:
                 correlation_id=properties.correlation_id,
                 reply_to=_text(headers.get(REPLY_TO_HEADER)),
                 headers=headers,
+                readable=headers[REASON_HEADER] != BAD_PROPERTIES,
             )
         told = death or {}
         reason = _text(told.get("reason")) or UNKNOWN

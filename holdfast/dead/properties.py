@@ -1,10 +1,12 @@
 """Messages whose AMQP properties the driver cannot read: the broker buries them as they are.
 
-The driver takes them for a broken connection. A worker looks at few properties and at no cost; here all of them are
+The driver takes them for a broken connection. A worker looks at few properties, at little cost; here all of them are
 wanted, however long that takes, and otherwise the reason why they cannot be had.
 """
 
-from functools import wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import unwrap
 
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
@@ -12,13 +14,12 @@ from pamqp.header import ContentHeader
 from ..worker.properties import UNREADABLE_HEADER
 
 
-def read_all_properties() -> None:
-    """Teach the driver to hand out messages with unreadable properties. Repeating it is harmless."""
-    unmarshal = ContentHeader.unmarshal
-    if hasattr(unmarshal, "__wrapped__"):
-        return
+@contextmanager
+def all_properties() -> Iterator[None]:
+    """Have the driver read all properties of messages, and hand out those whose properties it cannot read, too."""
+    before = ContentHeader.unmarshal
+    unmarshal = unwrap(before)
 
-    @wraps(unmarshal)
     def forgiving(self: ContentHeader, data: bytes) -> None:
         try:
             unmarshal(self, data)
@@ -27,3 +28,7 @@ def read_all_properties() -> None:
             self.properties = Basic.Properties(headers={UNREADABLE_HEADER: f"{type(fault).__name__}: {fault}"})
 
     ContentHeader.unmarshal = forgiving  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ContentHeader.unmarshal = before  # type: ignore[method-assign]

@@ -18,7 +18,8 @@ from ..events import Unavailable
 from ..events.topology import DEAD, DEAD_ARGUMENTS
 from .connection import connected, translated
 from .letter import DeadLetter
-from .properties import read_all_properties
+from .properties import all_properties
+from .selection import Filter, Named
 
 #: Its owner is the only one who reads: two readers would each be shown what the other has not in its hands.
 LOCK = f"{DEAD}.lock"
@@ -55,7 +56,7 @@ async def open_dead_letters(url: str, *, timeout: float = TIMEOUT) -> AsyncItera
     :raises Unavailable: if the broker cannot be reached, another reader does not leave, or there is no such queue.
     :raises DeniedError: if the user may not read it.
     """
-    async with connected(url, "dead letters") as connection:
+    async with _reading_all(url) as connection:
         queue = DeadLetterQueue(connection)
         with translated(NEEDED):
             await queue.open(timeout)
@@ -63,6 +64,13 @@ async def open_dead_letters(url: str, *, timeout: float = TIMEOUT) -> AsyncItera
             yield queue
         finally:
             await queue.give_back()
+
+
+@asynccontextmanager
+async def _reading_all(url: str) -> AsyncIterator[AbstractConnection]:
+    with all_properties():
+        async with connected(url, "dead letters") as connection:
+            yield connection
 
 
 class DeadLetterQueue:
@@ -83,7 +91,6 @@ class DeadLetterQueue:
 
     async def open(self, timeout: float) -> None:
         """Wait for the lock, and count."""
-        read_all_properties()
         async with asyncio.timeout(TIMEOUT):
             self._channel = await self._connection.channel(publisher_confirms=False)
             self._underlay = await self._channel.get_underlay_channel()
@@ -142,6 +149,22 @@ class DeadLetterQueue:
             largest = max(len(held.letter.body) for held in page)
             size = max(1, min(LARGEST_PAGE, PAGE_BYTES // max(1, largest)))
             yield page
+
+    async def chosen(self, wanted: Filter | Named) -> AsyncIterator[list[Held]]:
+        """The letters that are meant, a page at a time; named ones all at once, when it is sure that no others are.
+
+        :raises NoSuchLetterError: if a name fits none.
+        :raises InvalidError: if a name fits several.
+        """
+        if isinstance(wanted, Named):
+            found = [held async for page in self.pages() for held in page if wanted.takes(held.letter)]
+            wanted.check()
+            yield found
+            return
+        async for page in self.pages():
+            held = [each for each in page if wanted.takes(each.letter)]
+            if held:
+                yield held
 
     async def _page(self, size: int) -> list[Held]:
         page: list[Held] = []

@@ -24,6 +24,8 @@ from ..events import (
 )
 from ..events.limits import FENCE_WINDOW_MS
 from .letter import NOTHING, DeadLetter, Entry, entry_of
+from .queue import DeadLetterQueue
+from .selection import Filter, Named
 from .sender import NotInTheirNameError
 
 #: Statuses of our own, beside those of replies: it was not sent.
@@ -96,21 +98,24 @@ class Made:
     order: int
 
 
-def prepare(letter: DeadLetter, *, now: int, force: bool) -> list[Step | Outcome]:
+def prepare(letter: DeadLetter, *, now: int, force: bool, as_me: bool) -> list[Step | Outcome]:
     """What to do about each command of a letter.
 
     The deadline is dropped: it belonged to a caller who has left long ago, and it is no part of what an id stands for.
 
     :param now: service time in milliseconds.
     :param force: send what has no id, and what is of unknown age.
+    :param as_me: it will not be sent in its author's name.
     """
 
     def refused(note: str, entry: Entry | None = None) -> Outcome:
         told = entry or next(iter(letter.entries), NOTHING)
         return Outcome(letter.id, told.id, told.op, told.store, told.key, REFUSED, note)
 
-    if not letter.readable:
-        return [refused("nobody knows who sent it: its properties cannot be read")]
+    if not letter.readable and not as_me:
+        return [
+            refused("nobody knows who sent it, as its properties cannot be read; --as-me sends it in your own name")
+        ]
     # Always the same, so that a replay which is cut off and begun again applies it once.
     made_up = f"dead-letter/{letter.id}"
     try:
@@ -212,7 +217,7 @@ class Replayer:
 
         for number, letter in enumerate(letters):
             done.append(True)
-            for item in prepare(letter, now=self._sender.now(), force=self._force):
+            for item in prepare(letter, now=self._sender.now(), force=self._force, as_me=self._as_me):
                 if isinstance(item, Outcome):
                     tell(number, item)
                 else:
@@ -283,6 +288,29 @@ class Replayer:
         history = await sender.ask(command, author=sender.user)
         event = next(iter(history.events or ()), None)
         return KeyState(reply.version, event.time if event is not None and event.version == reply.version else None)
+
+
+async def replay_letters(
+    queue: DeadLetterQueue, replayer: Replayer, wanted: Filter | Named, *, told: Callable[[Outcome], None]
+) -> None:
+    """Replay the letters that are meant, and take those out of the queue that are done.
+
+    :param told: called with what became of each command, as soon as it is known.
+    :raises Unavailable: if the connection is lost, or nobody answers any more; what is not done stays.
+    """
+    statuses: set[str] = set()
+
+    def tell(outcome: Outcome) -> None:
+        statuses.add(outcome.status)
+        told(outcome)
+
+    async for held in queue.chosen(wanted):
+        if "unknown" in statuses <= {"unknown", REFUSED}:
+            raise Unavailable("no worker answers any more: the letters that are left stay")
+        statuses.clear()
+
+        done = await replayer.replay([letter for _, letter in held], told=tell)
+        await queue.remove(each for each, gone in zip(held, done, strict=True) if gone)
 
 
 def _what_is_newer(step: Step, reply: Reply) -> str:

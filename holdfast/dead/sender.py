@@ -36,7 +36,8 @@ class _Voice:
     exchange: AbstractExchange
     #: Until the broker has taken the first message, nothing else is sent on it.
     proving: asyncio.Lock = field(default_factory=asyncio.Lock)
-    proven: bool = False
+    #: Whether the broker lets the author be named; None as long as nobody has tried.
+    allowed: bool | None = None
 
 
 @asynccontextmanager
@@ -59,7 +60,8 @@ class Sender:
 
     def __init__(self, connection: AbstractConnection, *, user: str, timeout: float) -> None:
         self._connection = connection
-        self._timeout = timeout
+        #: Seconds to wait for each answer of a worker.
+        self.timeout = timeout
         #: Whom the connection belongs to.
         self.user = user
         self._partitions = 1
@@ -88,11 +90,6 @@ class Sender:
         self._partitions = described.partitions
         self._clock_offset = described.time - time.monotonic() * 1000
 
-    @property
-    def lost(self) -> bool:
-        """Whether the connection is gone."""
-        return self._connection.is_closed
-
     def now(self) -> int:
         """Service time, in milliseconds."""
         return int(time.monotonic() * 1000 + self._clock_offset)
@@ -108,6 +105,8 @@ class Sender:
         """
         number = str(next(self._numbers))
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        # Told also to those who have given up waiting.
+        reply.add_done_callback(lambda told: told.cancelled() or told.exception())
         self._waiting[number] = reply
         message = aio_pika.Message(
             orjson.dumps(command),
@@ -121,11 +120,11 @@ class Sender:
         key, store = command.get("key"), command.get("store", "default")
         partition = 0 if key is None else partition_of(store, key, self._partitions)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 await self._publish(message, str(partition), author)
                 return await reply
         except TimeoutError:
-            raise OutcomeUnknown(f"no answer within {self._timeout:g} s", id=command["id"]) from None
+            raise OutcomeUnknown(f"no answer within {self.timeout:g} s", id=command["id"]) from None
         except LostError:
             raise OutcomeUnknown("the connection to the broker was lost", id=command["id"]) from None
         finally:
@@ -140,22 +139,25 @@ class Sender:
                     exchange = await channel.get_exchange(COMMANDS, ensure=False)
                     voice = self._voices[author] = _Voice(channel, exchange)
             async with voice.proving:
-                if not voice.proven:
-                    await self._say(voice, message, routing_key, author)
-                    voice.proven = True
-                    return
-            await self._say(voice, message, routing_key, author)
+                if voice.allowed is None:
+                    voice.allowed = await self._say(voice, message, routing_key)
+                    if voice.allowed:
+                        return
+            if not voice.allowed:
+                raise NotInTheirNameError(f"the broker does not let {self.user!r} send in the name of {author!r}")
+            await self._say(voice, message, routing_key)
 
-    async def _say(self, voice: _Voice, message: aio_pika.Message, routing_key: str, author: str | None) -> None:
+    async def _say(self, voice: _Voice, message: aio_pika.Message, routing_key: str) -> bool:
+        """Publish. Gives back whether the author may be named; if not, nothing was published."""
         try:
             await voice.exchange.publish(message, routing_key, mandatory=True)
         except DeliveryError:
             raise Unavailable("the broker does not take it: its queue is full, or gone") from None
         except ChannelPreconditionFailed:
-            if voice.proven:
+            if voice.allowed:
                 raise
-            self._voices.pop(author, None)
-            raise NotInTheirNameError(f"the broker does not let {self.user!r} send in the name of {author!r}") from None
+            return False
+        return True
 
     def _lose(self) -> None:
         for waiting in self._waiting.values():

@@ -46,7 +46,6 @@ class EngineSender:
 
     def __init__(self, engine: Engine, user: str = "operator") -> None:
         self.user = user
-        self.lost = False
         self.engine = engine
         #: What was asked: command, author and letter.
         self.asked: list[tuple[dict[str, Any], str | None, str | None]] = []

@@ -125,6 +125,8 @@ def test_nobody_knows_who_sent_what_cannot_be_read() -> None:
     assert not read.readable
     assert "UnicodeDecodeError" in read.detail
     assert read.author is None
+    headers = burial_headers(delivery(), reason="bad_properties", detail="", now=SECONDS)
+    assert not DeadLetter.of(message(b"{}", headers=headers)).readable
 
 
 def test_a_message_that_somebody_has_put_there() -> None:

@@ -1,7 +1,8 @@
 """What a replay sends and what it does not, and that it never undoes what came later."""
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, cast
 
 import pytest
 from support.commands import NOW, apply, brief, delete, first, one, read, save
@@ -9,7 +10,8 @@ from support.dead import EngineSender, letter
 from support.engines import Clock, engine_on
 from support.scripted import ScriptedStore
 
-from holdfast.dead import DeadLetter, Outcome, Replayer
+from holdfast.dead import DeadLetter, DeadLetterQueue, Filter, Outcome, Replayer, replay_letters
+from holdfast.dead.queue import Held
 from holdfast.dead.sender import NotInTheirNameError
 from holdfast.events import Event, OutcomeUnknown, Refusal, Reply, Unavailable, make_etag
 from holdfast.events.limits import FENCE_WINDOW_MS
@@ -399,11 +401,14 @@ async def test_what_is_no_command_is_not_sent(service: Service, body: bytes, not
     assert service.sender.asked == []
 
 
-async def test_a_letter_of_an_unknown_sender_is_not_sent(service: Service) -> None:
-    """Given properties that could not be read, when the letter is replayed, then nobody's name is put on it."""
-    outcome = await service.one(letter(wire("r1"), readable=False), force=True)
+async def test_a_letter_of_an_unknown_sender_is_sent_in_nobodys_name(service: Service) -> None:
+    """Given properties that could not be read, when the letter is replayed, then only in the operator's own name."""
+    lost = letter(wire("r1"), readable=False)
+    outcome = await service.one(lost, force=True)
     assert (outcome.status, outcome.id) == ("refused", "r1")
     assert service.sender.asked == []
+    assert (await service.one(lost, as_me=True)).ok
+    assert [event.author for event in await service.events()] == ["operator"]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -435,6 +440,52 @@ async def test_a_command_without_an_id_needs_force_and_is_then_sent_once(service
     for _ in range(2):
         assert (await service.one(nameless, force=True)).note == "version 1"
     assert len(await service.events()) == 1
+
+
+# Page by page.
+
+
+class Pages:
+    """A queue of letters that stand on pages."""
+
+    def __init__(self, *pages: list[DeadLetter]) -> None:
+        self.left = [[Held(n, each) for n, each in enumerate(page)] for page in pages]
+        self.removed: list[str] = []
+
+    async def chosen(self, _: Any) -> AsyncIterator[list[Held]]:
+        while self.left:
+            yield self.left.pop(0)
+
+    async def remove(self, letters: Iterable[Held]) -> None:
+        self.removed += [held.letter.id for held in letters]
+
+
+async def replay_pages(service: Service, *pages: list[DeadLetter]) -> tuple[Pages, list[str]]:
+    queue, told = Pages(*pages), list[Outcome]()
+    await replay_letters(cast("DeadLetterQueue", queue), Replayer(service.sender), Filter(), told=told.append)
+    return queue, [outcome.status for outcome in told]
+
+
+async def test_each_page_is_removed_before_the_next_is_sent(service: Service) -> None:
+    """Given two pages, when they are replayed, then what is done is removed page by page, and nothing else."""
+    bad = letter(body=b"no JSON", id="b" * 16)
+    pages = [[letter(wire("r1")), bad], [letter(wire("r2", "other"), id="c" * 16)]]
+    queue, statuses = await replay_pages(service, *pages)
+    assert statuses == ["refused", "ok", "ok"]
+    assert queue.removed == ["00000000000000a1", "c" * 16]
+
+
+async def test_nobody_waits_for_page_after_page_when_no_worker_answers(service: Service) -> None:
+    """Given a worker that has gone, when a page has no answer at all, then the next one is not tried."""
+    service.sender.instead["r1"] = OutcomeUnknown("no answer")
+    silent = [letter(wire("r1")), letter(wire("r2", sent_at=SENT + 1)), letter(body=b"no JSON")]
+    with pytest.raises(Unavailable, match="no worker answers any more"):
+        await replay_pages(service, silent, [letter(wire("r3"))])
+    assert service.sender.sent == ["r1"]
+    # Pages on which nothing is to be sent, or something is answered, are no reason to stop; nor is the last one.
+    answered = [letter(wire("r1")), letter(wire("r4", "other"))]
+    queue, _ = await replay_pages(service, [letter(body=b"no JSON")], answered, silent)
+    assert queue.left == []
 
 
 # What fails.
