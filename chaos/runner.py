@@ -244,7 +244,8 @@ class Runner:
                 self._find(f"the fault {injection.name!r} could not be injected or healed: {injection.failure}")
         acknowledged = Acknowledgements(checked.acknowledged)
         alone = [injection for injection in report.injections if injection.alone]
-        ends = [*(injection.began for injection in alone[1:]), self._alone_until]
+        # What comes after one of them is the next one's, or nobody's.
+        ends = [injection.began for injection in alone[1:]] + [self._alone_until] * bool(alone)
         report.standstills = [
             acknowledged.standstill(injection, end) for injection, end in zip(alone, ends, strict=True)
         ]
