@@ -20,6 +20,7 @@ from .display import Display
 from .history import HistoryError
 from .runner import Options, Runner, check_run, kinds_of
 from .soak import soak as run_soak
+from .stage import Size
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ def run(
     minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of load. Recovery and checks come on top.")] = 10,
     seed: Annotated[str, typer.Option(help="Plans the calls and the faults. [default: a random one]")] = "",
     kinds: Annotated[str, typer.Option(help="Kinds of faults, separated by spaces. [default: all]")] = "",
+    rabbits: Annotated[int, typer.Option(min=1, max=3, help="RabbitMQ nodes: three make a cluster.")] = 3,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the histories of a run that has passed, too.")] = False,
 ) -> None:
     """Run clients against a service on real servers, inject faults, and check that all promises were kept.
@@ -42,7 +44,7 @@ def run(
     """
     seed = seed or secrets.token_hex(4)
     try:
-        options = Options(seed=seed, minutes=minutes, kinds=kinds_of(kinds.split()))
+        options = Options(seed=seed, minutes=minutes, kinds=kinds_of(kinds.split()), size=Size(rabbits=rabbits))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--kinds") from None
     directory = _empty(BUILD / seed)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.events import Event, Record, Refusal
+from holdfast.events.topology import DEFAULT_STORE
 from holdfast.stores import MongoStore
+from holdfast.verify import verify
 
 from .history import load
 from .linearizability import Result, check
@@ -95,6 +97,18 @@ async def dump_log(mongo_url: str, path: Path) -> Counter[str]:
     finally:
         await store.close()
     return types
+
+
+async def verify_log(mongo_url: str) -> list[str]:
+    """What breaks the log's own rules, as ``holdfast verify`` finds it."""
+    store = MongoStore(mongo_url)
+    await store.open()
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            report = await verify(store, DEFAULT_STORE, max_faults=_MAX_FINDINGS)
+    finally:
+        await store.close()
+    return [f"holdfast verify: {fault}" for fault in report.faults]
 
 
 def read_log(path: Path) -> Iterator[Record]:

@@ -19,6 +19,7 @@ from holdfast.events import partition_queue
 from holdfast.local import Addresses, MongoReplicaSet, RabbitCluster, RabbitServer, ServerStateError, WorkerServer
 from holdfast.local.process import load_state
 
+from .raw import connect
 from .sabotage import SABOTAGE_VARIABLE
 from .steps import ORDER_VARIABLE, Step, give_order, withdraw_order
 
@@ -187,7 +188,7 @@ class Cluster:
 
     async def dead_letters(self, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
         """Wait for so many messages in the dead letter queue, and take them."""
-        connection = await aio_pika.connect(self.amqp_url)
+        connection = await connect(self.amqp_url)
         async with connection:
             channel = await connection.channel()
             queue = await channel.get_queue("holdfast.dead")

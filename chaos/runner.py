@@ -13,7 +13,7 @@ from types import TracebackType
 import orjson
 
 from .catalogue import KINDS, Make, catalogue
-from .check import LOG_FILE, Checked, check_histories, dump_log, histories_in
+from .check import LOG_FILE, Checked, check_histories, dump_log, histories_in, verify_log
 from .display import Display
 from .faults import CONDEMNED, Fault
 from .history import Recorder
@@ -215,6 +215,9 @@ class Runner:
                 self._find(f"{worker.directory.name} does not run any more; its log is {worker.log_path}")
         with self._finding("the dead letters cannot be read"):
             await self._read_letters(stage)
+        with self._finding("the log cannot be verified"):
+            for finding in await verify_log(stage.cluster.mongo_url):
+                self._find(finding)
         with self._finding("the log cannot be read"):
             types = await dump_log(stage.cluster.mongo_url, self._directory / LOG_FILE)
             self._report.refusals = types.pop("refused", 0)
