@@ -71,7 +71,7 @@ class Report:
         """All of it as plain data."""
         data = asdict(self)
         del data["max_faults"]
-        return {**data, "sound": self.sound, "broken": dict(self.broken)}
+        return {**data, "sound": self.sound, "broken": {rule.value: count for rule, count in self.broken.items()}}
 
 
 async def verify(

@@ -115,8 +115,9 @@ class MongoInspection:
                 version = document.get("version")
                 # Only what the index on (key, version) holds comes with the events.
                 is_event = isinstance(version, int | float) and version > 0
-                if _id_fault(document["_id"]) is None:
-                    ids.append((document["_id"]["c"], is_event))
+                command_id = _command_id(document["_id"])
+                if command_id is not None:
+                    ids.append((command_id, is_event))
                 if not is_event:
                     wanted.append(document["_id"])
             others += [one for _, one in await self._find(wanted, page.after)]
@@ -363,8 +364,13 @@ def _id_fault(id_: Any) -> str | None:
     return None
 
 
+def _command_id(id_: Any) -> str | None:
+    """The command id in an ``_id``, whatever stands beside it. They come in its order if it comes first."""
+    return id_["c"] if type(id_) is dict and next(iter(id_), None) == "c" and type(id_["c"]) is str else None
+
+
 def _text_of_id(id_: Any) -> str:
-    return id_["c"] if type(id_) is dict and type(id_.get("c")) is str else repr(id_)
+    return _command_id(id_) or repr(id_)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
+import orjson
 import pytest
 from store_records import deleted, refused, saved
 from support.commands import save
@@ -280,7 +281,7 @@ def test_a_report_keeps_the_first_faults_and_counts_all() -> None:
     report.add([Fault(Rule.DEFINITION, "no index")])
     assert not report.sound
     assert [fault.version for fault in report.faults] == [0, 1, 2]
-    data = report.to_json()
+    data = orjson.loads(orjson.dumps(report.to_json()))
     assert data["broken"] == {"version": 10, "definition": 1}
     assert data["sound"] is False
     assert data["faults"][0] == {"rule": "version", "message": "gone", "key": "k", "version": 0, "id": "c"}
