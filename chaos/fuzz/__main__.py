@@ -69,20 +69,20 @@ def through_the_queue(directory: Path, seed: str, inputs: int, only: int) -> boo
         cluster = Cluster(directory, rabbit, "/", mongo, "fuzz", partitions=PARTITIONS)
         (worker,) = asyncio.run(cluster.start(1))
         before, began_with = look(worker), memory(worker)
-        campaign = Campaign(cluster.amqp_url, partitions=PARTITIONS)
+        campaign = Campaign(cluster.amqp_url, partitions=PARTITIONS, tell=_tell_wrong)
         generator = Generator(seed, partitions=PARTITIONS, now=time.time_ns() // 1_000_000, user=rabbit.user)
         numbers = [generator.make(only)] if only >= 0 else _until(generator, campaign.report, inputs)
         try:
             report = campaign.run(numbers)
         finally:
             campaign.close()
-        found = [*map(str, report.failures), *faults(cluster, worker, before)]
+        found = faults(cluster, worker, before)
         _tell(report)
         if worker.pid == before.pid:
             console.print(f"worker: one process, {began_with >> 20} MiB before and {memory(worker) >> 20} MiB after")
         for each in found:
-            console.print(f"[red]wrong:[/red] {each}", markup=True)
-        return not found
+            _tell_wrong(each)
+        return not report.failures and not found
     finally:
         if cluster is not None:
             cluster.stop()
@@ -108,6 +108,10 @@ def _until(generator: Generator, report: Report, inputs: int) -> Iterator[Input]
             )
 
 
+def _tell_wrong(what: object) -> None:
+    console.print("wrong:", what, style="red", markup=False, soft_wrap=True)
+
+
 def _tell(report: Report) -> None:
     console.print(
         f"{report.commands:,} inputs in {report.inputs:,} messages ({report.body_bytes / 2**20:,.0f} MiB) in "
@@ -127,7 +131,7 @@ def through_the_codec(directory: Path, seed: str, runs: int) -> bool:
         try:
             mutate_and_check(bodies, seed, runs)
         except DisagreementError as wrong:
-            console.print(f"[red]wrong:[/red] {wrong}", markup=True)
+            _tell_wrong(wrong)
             return False
         console.print(f"{runs:,} bodies through the codec")
         return True
@@ -141,7 +145,7 @@ def through_the_codec(directory: Path, seed: str, runs: int) -> bool:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     done = re.search(r"number_of_executed_units: (\d+)", ended.stderr)
     if ended.returncode or done is None:
-        console.print(f"[red]wrong:[/red] {ended.stdout[-3000:]}{ended.stderr[-3000:]}", markup=True)
+        _tell_wrong(ended.stdout[-3000:] + ended.stderr[-3000:])
         return False
     console.print(f"{int(done[1]):,} bodies through the codec, guided by coverage")
     return True

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .commands import is_fresh
@@ -63,10 +64,27 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
 
 
+class _StuckError(Exception):
+    """Something that has to come does not come."""
+
+
 class Campaign:
     """One publisher and one collector on a service. Nobody else may read its dead letters meanwhile."""
 
-    def __init__(self, amqp_url: str, *, partitions: int, give_up_after: int = 10) -> None:
+    def __init__(
+        self,
+        amqp_url: str,
+        *,
+        partitions: int,
+        give_up_after: int = 10,
+        tell: Callable[[Failure], None] = lambda _: None,
+    ) -> None:
+        """Connect.
+
+        :param give_up_after: failures.
+        :param tell: is called with each failure at once.
+        """
+        self._tell = tell
         self.report = Report()
         self._partitions = partitions
         self._give_up_after = give_up_after
@@ -90,6 +108,13 @@ class Campaign:
     def run(self, inputs: Iterable[Input]) -> Report:
         """Send all of them and wait for what comes of them, until too much is wrong."""
         began = time.monotonic()
+        with suppress(_StuckError):
+            self._run(inputs)
+        self.report.controls = self._control.answered
+        self.report.seconds += time.monotonic() - began
+        return self.report
+
+    def _run(self, inputs: Iterable[Input]) -> None:
         for made in inputs:
             self._send(made)
             if self.report.inputs % CONTROL == 0:
@@ -102,9 +127,6 @@ class Campaign:
             if len(self.report.failures) >= self._give_up_after:
                 break
         self._finish_chunk()
-        self.report.controls = self._control.answered
-        self.report.seconds += time.monotonic() - began
-        return self.report
 
     def close(self) -> None:
         """Hang up."""
@@ -126,8 +148,7 @@ class Campaign:
 
     def _send(self, made: Input) -> None:
         while len(self._waiting) >= WINDOW or self._waiting_bytes > WINDOW_BYTES or self._publisher.unsent > 1 << 20:
-            if not self._pump():
-                return
+            self._pump()
         report = self.report
         report.inputs += 1
         report.families[made.family] += 1
@@ -168,10 +189,12 @@ class Campaign:
     def _address(self, made: Input, reply: Reply, properties: dict[str, bytes]) -> str | None:
         """Put reply_to and correlation_id among the properties. Gives back the queue that is this input's alone."""
         number = made.number
-        is_array = made.body.lstrip(b" \r\n\t\xef\xbb\xbf").startswith(b"[")
-        if reply in (Reply.SHARED, Reply.DIRECT) or (number % 2 and reply is not Reply.OWN) or is_array:
-            # Of an array there may be parts among the dead letters, which have nothing else to be known by.
+        if reply in (Reply.SHARED, Reply.DIRECT) or (number % 2 and reply is not Reply.OWN):
             properties.setdefault("correlation_id", b"c%d" % number)
+        silent = not properties["reply_to"] if "reply_to" in properties else reply is Reply.NONE
+        if silent and made.body.lstrip(b" \r\n\t\xef\xbb\xbf").startswith(b"[") and _is_readable(properties):
+            # Parts of an array among the dead letters have nothing else to be known by.
+            properties["correlation_id"] = b"c%d" % number
         if "reply_to" in properties:
             return None
         if reply is Reply.SHARED:
@@ -195,8 +218,11 @@ class Campaign:
 
     # Collecting.
 
-    def _pump(self, *, wait_for_news: bool = True) -> bool:
-        """Send and receive. Gives back whether anything may still come."""
+    def _pump(self, *, wait_for_news: bool = True) -> None:
+        """Send and receive.
+
+        :raises _StuckError: if nothing comes any more.
+        """
         deadline = time.monotonic() + PATIENCE
         while True:
             events = self._publisher.pump() + self._collector.pump()
@@ -208,14 +234,14 @@ class Campaign:
                 else:
                     self._deliver(event)
             if events or not wait_for_news:
-                return True
+                return
             if time.monotonic() > deadline:
                 unconfirmed = self._published - self._confirmed - len(self._ahead)
                 waiting = f"{len(self._waiting)} inputs, {self._control.waiting} controls, {unconfirmed} confirms"
                 self._fail(f"nothing has come for {PATIENCE:g} s: {waiting} are waited for")
                 for sent in list(self._waiting.values())[:5]:
                     self._fail(f"{sent.missing} answers or letters are missing", sent)
-                return False
+                raise _StuckError
             wait([self._publisher, self._collector], 1.0)
 
     def _confirm(self, confirm: Confirm) -> None:
@@ -305,14 +331,12 @@ class Campaign:
         afterwards, and what came to a wrong one goes on to another.
         """
         while self._waiting or self._confirmed < self._published:
-            if not self._pump():
-                return
+            self._pump()
         for round_ in range(4):
             for partition in range(self._partitions):
                 self._ask(*self._control.read(partition), partition, by_ingress=round_ == 0)
             while self._control.waiting:
-                if not self._pump():
-                    return
+                self._pump()
         self._pump(wait_for_news=False)
         self._sent.clear()
         self._by_body.clear()
@@ -321,4 +345,15 @@ class Campaign:
         self._queues.clear()
 
     def _fail(self, what: str, sent: Sent | None = None) -> None:
-        self.report.failures.append(Failure(what, sent.input if sent is not None else None))
+        failure = Failure(what, sent.input if sent is not None else None)
+        self.report.failures.append(failure)
+        self._tell(failure)
+
+
+def _is_readable(properties: dict[str, bytes]) -> bool:
+    try:
+        for name in ("correlation_id", "message_id", "reply_to"):
+            properties.get(name, b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True

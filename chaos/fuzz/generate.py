@@ -89,7 +89,7 @@ class Generator:
             (60, self._numbers),
             (60, self._strings),
             (30, self._doubled_members),
-            (100, self._array),
+            (250, self._array),
         ]
         self._families = [family for _, family in families]
         self._weights = [weight for weight, _ in families]
@@ -177,7 +177,7 @@ class Generator:
         return made
 
     def _array(self, rng: Random, number: int) -> bytes:
-        size = rng.choice((0, 1, 1, 2, 2, 3, 4, 6, 10, 30))
+        size = rng.choice((0, 1, 1, 2, 3, 5, 10, 20, 50))
         repeated = rng.random() < 0.15
         items = [self._element(rng, fresh_id(number, part // 2 if repeated else part)) for part in range(size)]
         if items and rng.random() < 0.5:

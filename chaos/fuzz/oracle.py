@@ -27,6 +27,7 @@ MADE: Final = object()
 _STORE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LONG_DIGITS = re.compile(rb"\d{300}")
+_ANY_OF_EQUALS = frozenset({"ok", "invalid id_reused", "invalid duplicate_id"})
 _LATE = ("expired deadline", "expired too_old")
 
 
@@ -46,6 +47,7 @@ class Fate:
     fields: dict[str, frozenset[str]]
     #: The command as it was read; of a message that cannot be read, its body.
     command: Any
+    #: None if it has none, or if it is not known which of several commands it is.
     op: str | None = None
 
     @property
@@ -202,9 +204,11 @@ class _Court:
             if fate.id is None or first.setdefault(fate.id, number) == number:
                 continue
             if split:
-                # In two partitions neither is known to be the second one, not even to the log.
-                for equal in (first[fate.id], number):
-                    fates[equal] = _whatever(fates[equal], {"ok", "invalid id_reused", "invalid duplicate_id"})
+                # In two partitions neither is known to be the second one, and by its answer neither can be told.
+                equals = (first[fate.id], number)
+                outcomes = fates[equals[0]].outcomes | fate.outcomes | _ANY_OF_EQUALS
+                for equal in equals:
+                    fates[equal] = Fate(fate.id, outcomes, {}, fates[equal].command)
             else:
                 fates[number] = Fate(fate.id, frozenset({"invalid duplicate_id"}), {}, fate.command, fate.op)
         return tuple(fates)
@@ -282,10 +286,6 @@ class _Court:
         if size * 0.6 <= VALUE_BYTES:
             outcomes.add("ok")
         return outcomes
-
-
-def _whatever(fate: Fate, more: set[str]) -> Fate:
-    return Fate(fate.id, fate.outcomes | more, {}, fate.command, fate.op)
 
 
 def is_text(value: Any, limit: int) -> bool:
