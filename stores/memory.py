@@ -11,6 +11,7 @@ import orjson
 from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
 from .inspection import EventPage, Malformed, RecordPage
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+from .names import checked_name
 
 _PAGE = 1000
 
@@ -25,14 +26,16 @@ class MemoryFence:
 class MemoryStore:
     """A log in memory. What is in it ends with the object: closing and opening it again keeps it.
 
-    Values are kept as JSON, so that nothing the caller does to them afterwards shows.
+    Values are kept as JSON, so that nothing the caller does to them afterwards shows. What becomes of an append is
+    always known here, because no answer can get lost on its way: none of its outcomes is UNKNOWN.
 
     :param name: as in the configuration; for messages only.
     :param clock: service time in milliseconds since 1970, to let tests turn the clock.
+    :raises StoreConfigError: if the name cannot be used.
     """
 
     def __init__(self, *, name: str = "default", clock: Callable[[], int] | None = None) -> None:
-        self.name = name
+        self.name = checked_name(name)
         self._clock = clock or _wall_clock
         self._open = False
         self._log: list[Record] = []

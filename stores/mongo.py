@@ -6,14 +6,13 @@ from itertools import pairwise
 from typing import Any, Final
 
 from bson.raw_bson import RawBSONDocument
-from pydantic import TypeAdapter, ValidationError
 
-from ..events import ClosedError, Event, Record, StoreConfigError, StoreError, StoreUnavailable, Topology, mask_url
-from ..events.commands import StoreName
+from ..events import ClosedError, Event, Record, StoreError, StoreUnavailable, Topology, mask_url
 from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, id_of, to_millis, to_record
 from .driver import Driver
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
 from .mongo_inspection import MongoInspection
+from .names import checked_name
 from .queries import (
     HAS_VERSION,
     HEAD_GROUP,
@@ -47,8 +46,6 @@ _KEY_ROUNDS: Final = 8
 
 _TOPOLOGY_ID: Final = "holdfast"
 
-_store_name: TypeAdapter[str] = TypeAdapter(StoreName)
-
 
 class MongoStore:
     """A log in a MongoDB replica set, 6.0 or newer.
@@ -72,12 +69,7 @@ class MongoStore:
         database: str | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        try:
-            self.name = _store_name.validate_python(name)
-        except ValidationError:
-            raise StoreConfigError(f"not a store's name: {name!r}") from None
-        if name.split(".", 1)[0] == "system":
-            raise StoreConfigError("names that start with 'system' are MongoDB's own")
+        self.name = checked_name(name)
         self._url = url
         self._database = database
         self._timeout_seconds = timeout_seconds

@@ -1,12 +1,13 @@
 """Keys, ids, names of fields and prefixes are plain text: whatever a database could take for more than that is none."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from store_records import deleted, refused, saved
 
-from holdfast.events import BadCommand, Event, Record, decode_commands
+from holdfast.events import BadCommand, Event, Record, StoreConfigError, decode_commands
 from holdfast.stores import AlreadyApplied, EventStore, Head, Outcome
 
 #: What means something to MongoDB, to its shell, to regular expressions, to JSON or to the eye.
@@ -96,3 +97,18 @@ def test_an_operator_in_place_of_a_text_never_reaches_a_store(field: str, trick:
         command = {"op": op, "id": "c", "key": "k"} | ({"value": 1} if op == "save" else {}) | {field: trick}
         (decoded,) = decode_commands(json.dumps(command).encode()).commands
         assert isinstance(decoded, BadCommand)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "a b", ".a", "$a", "a$b", "system", "system.a", "a" * 65, "ä", "a\0", {"$gt": ""}, None]
+)
+def test_names_that_no_store_has(named_store: Callable[[Any], EventStore], name: Any) -> None:
+    """A store's name becomes part of a collection's, so not every text will do, whatever kind of store it is."""
+    with pytest.raises(StoreConfigError):
+        named_store(name)
+
+
+@pytest.mark.parametrize("name", ["a", "carts", "user-carts.v2", "a_b", "systems", "0", "a" * 64])
+def test_names_that_stores_have(named_store: Callable[[str], EventStore], name: str) -> None:
+    """Letters, digits and a few signs."""
+    named_store(name)

@@ -63,13 +63,6 @@ async def test_a_member_that_has_not_found_its_replica_set_yet(tmp_path: Path) -
         await store.close()
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a b", ".a", "system", "system.a", "a" * 65, "ä"])
-def test_names_that_are_none(name: str) -> None:
-    """A store's name becomes part of a collection's, so not every text will do."""
-    with pytest.raises(StoreConfigError):
-        MongoStore("mongodb://127.0.0.1", name=name)
-
-
 async def test_an_index_in_the_way(mongo_url: str) -> None:
     """An index of the same name that does something else is reported, not used."""
     with MongoClient[dict[str, Any]](mongo_url) as client:
