@@ -67,6 +67,11 @@ class Command:
         )
 
 
+def is_expired(call: Operation) -> bool:
+    """Whether a worker refused the command for its age, so that its id never happens."""
+    return _is(call, _EXPIRED)
+
+
 def canonical(value: Any) -> bytes:
     """A value as JSON text that is equal exactly for equal values: 1, 1.0 and true are three."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -101,7 +106,7 @@ def _write(calls: list[Operation]) -> list[Command]:
         raise HistoryError(f"the id {calls[0].id!r} is of several commands, and more than one may have happened")
     live = [call for call in calls if call.outcome is not Outcome.REFUSED]
     answered = [call for call in live if call.outcome is not Outcome.UNKNOWN]
-    expired = [call for call in calls if _is(call, _EXPIRED) and (not live or _content(call) == _content(live[0]))]
+    expired = [call for call in calls if is_expired(call) and (not live or _content(call) == _content(live[0]))]
     if expired and answered:
         raise ContradictionError("refused for good under the same id, and answered", calls)
     if expired or not live:
