@@ -227,7 +227,12 @@ class _Pipe:
     def _end(self) -> None:
         self.ended = True
         if self._sink.transport is not None and not self._sink.transport.is_closing():
-            self._sink.transport.write_eof()
+            try:
+                self._sink.transport.write_eof()
+            except OSError:
+                # It was reset while nobody read from it.
+                self._connection.broken()
+                return
         self._connection.ended()
 
     def _adjust(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import struct
 import sys
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import Process
@@ -117,6 +118,10 @@ class Client:
         self._talk.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
+        self._talk.close()
+
+    def reset(self) -> None:
+        self._talk.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._talk.close()
 
 
@@ -316,6 +321,25 @@ async def test_a_request_that_is_held_arrives_late(proxy: Proxy, echo: Echo) -> 
         trap.release()
         await echo.until_heard(b"zombie, toozombie")
         await echo.until_ended(1)
+
+
+async def test_an_end_that_arrives_at_nobody(proxy: Proxy, echo: Echo) -> None:
+    """A client that is gone, unnoticed, when the end of what the server says arrives is no fault of the proxy's."""
+    proxy.delay(to_client=0.1)
+    for number in range(3):
+        async with connected(proxy) as client, connected(proxy) as other:
+            client.end()
+            await echo.until_ended(2 * number + 1)
+            # What is said to another one now comes behind that end.
+            await other.send(b"hello")
+            await echo.until_heard(b"hello" * (number + 1))
+            lost = proxy.lose()
+            client.reset()
+            assert await other.hears_nothing()
+            lost.lift()
+            assert await other.receive(5) == b"hello"
+        await echo.until_ended(2 * number + 2)
+    proxy.stop()  # it says what went wrong inside
 
 
 async def test_processes_are_told_apart(proxy: Proxy) -> None:
