@@ -85,7 +85,7 @@ def check(
     checked = asyncio.run(check_run(directory))
     for finding in checked.findings:
         console.print(finding, style="red", markup=False, highlight=False)
-    console.print(f"{checked.operations:,} operations on {checked.keys:,} keys, {len(checked.findings)} findings")
+    console.print(f"{checked.operations:,} operations on {checked.keys:,} keys, {checked.wrong:,} findings")
     sys.exit(1 if checked.findings else 0)
 
 

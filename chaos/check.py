@@ -1,21 +1,23 @@
 """The checks of a run, also long after it: from the histories and the log that it left in its folder."""
 
 import asyncio
-import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import orjson
 
 from holdfast.events import Event, Record, Refusal
 from holdfast.events.topology import DEFAULT_STORE
 from holdfast.stores import MongoStore
 from holdfast.verify import verify
 
-from .history import load
+from .audit import Audit
+from .history import load, part_of
 from .linearizability import Result, check
 from .timeline import acknowledged
 
@@ -38,8 +40,17 @@ class Checked:
     steps: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
+    #: How many findings there are, those that were not kept included.
+    wrong: int = 0
     #: When writes were acknowledged, by partition.
     acknowledged: list[list[int]] = field(default_factory=list)
+
+    def find(self, what: str, findings: Iterable[str]) -> None:
+        """Take findings in. All are counted, and the first ones are kept."""
+        for finding in findings:
+            self.wrong += 1
+            if len(self.findings) < _MAX_FINDINGS:
+                self.findings.append(f"{what}: {finding}")
 
     def add(self, other: "Checked") -> None:
         """Take another part in."""
@@ -50,10 +61,11 @@ class Checked:
         self.steps += other.steps
         self.outcomes += other.outcomes
         self.findings += other.findings
+        self.wrong += other.wrong
 
 
-async def check_histories(paths: Sequence[Path], partitions: int) -> Checked:
-    """Whether every key's history is linearizable.
+async def check_histories(paths: Sequence[Path], log: Path, partitions: int) -> Checked:
+    """Whether histories and log agree, and whether every key's history is linearizable.
 
     :raises HistoryError: if a history cannot be used.
     :raises TimeoutError: if it takes too long.
@@ -65,21 +77,26 @@ async def check_histories(paths: Sequence[Path], partitions: int) -> Checked:
     with ProcessPoolExecutor(processors, mp_context=multiprocessing.get_context("spawn")) as pool:
         async with asyncio.timeout(CHECK_TIMEOUT):
             for part in asyncio.as_completed(
-                [loop.run_in_executor(pool, _check_part, paths, part, parts, partitions) for part in range(parts)]
+                [loop.run_in_executor(pool, _check_part, paths, log, part, parts, partitions) for part in range(parts)]
             ):
                 checked.add(await part)
     return checked
 
 
-def _check_part(paths: Sequence[Path], part: int, parts: int, partitions: int) -> Checked:
+def _check_part(paths: Sequence[Path], log: Path, part: int, parts: int, partitions: int) -> Checked:
     operations = load(paths, part=part, parts=parts)
     checked = Checked(operations=len(operations), acknowledged=acknowledged(operations, partitions))
     checked.outcomes.update(operation.outcome.value for operation in operations)
-    for verdict in check(operations):
+    audit = Audit(operations)
+    for record in read_log(log, part=part, parts=parts):
+        checked.find("the log", map(str, audit.see(record)))
+    checked.find("the log", map(str, audit.finish()))
+    # With what the log knows of unknown outcomes: that leaves the answers less room.
+    for verdict in check(audit.settled()):
         checked.keys += 1
         checked.steps += verdict.steps
-        if verdict.result is not Result.LINEARIZABLE and len(checked.findings) < _MAX_FINDINGS:
-            checked.findings.append(f"{verdict.result.value}: {verdict.explanation}")
+        if verdict.result is not Result.LINEARIZABLE:
+            checked.find(verdict.result.value, [verdict.explanation])
     return checked
 
 
@@ -89,11 +106,11 @@ async def dump_log(mongo_url: str, path: Path) -> Counter[str]:
     await store.open()
     types: Counter[str] = Counter()
     try:
-        with path.open("w") as file:
+        with path.open("wb") as file:
             async for record in store.scan():
                 types[record.type] += 1
-                data = record.model_dump(exclude_none=True) | {"digest": record.digest.hex()}
-                file.write(json.dumps(data) + "\n")
+                data = record.model_dump() | {"digest": record.digest.hex()}
+                file.write(orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE))
     finally:
         await store.close()
     return types
@@ -111,13 +128,14 @@ async def verify_log(mongo_url: str) -> list[str]:
     return [f"holdfast verify: {fault}" for fault in report.faults]
 
 
-def read_log(path: Path) -> Iterator[Record]:
-    """What ``dump_log`` wrote."""
-    with path.open() as file:
+def read_log(path: Path, *, part: int = 0, parts: int = 1) -> Iterator[Record]:
+    """What ``dump_log`` wrote; of every ``parts``-th key, as ``load`` takes them."""
+    with path.open("rb") as file:
         for line in file:
-            data = json.loads(line)
-            data["digest"] = bytes.fromhex(data["digest"])
-            yield Refusal(**data) if data["type"] == "refused" else Event(**data)
+            data = orjson.loads(line)
+            if parts == 1 or part_of(DEFAULT_STORE, data["key"], parts) == part:
+                data["digest"] = bytes.fromhex(data["digest"])
+                yield Refusal(**data) if data["type"] == "refused" else Event(**data)
 
 
 def histories_in(directory: Path) -> list[Path]:

@@ -28,7 +28,7 @@ FAULT_TIMEOUT = 240.0
 #: Seconds until every partition acknowledges writes again, once all is healed.
 RECOVERY_TIMEOUT = 90.0
 #: Share of the time in which faults come alone, if there are so many.
-ALONE = 0.65
+ALONE = 0.8
 #: Faults at the same time, when they are mixed.
 AT_ONCE = 2
 #: Seconds between the beginnings of two mixed ones, at most.
@@ -242,6 +242,8 @@ class Runner:
         report.seconds = (self._ended - self._began) / 1e9
         for finding in checked.findings:
             self._find(finding)
+        if checked.wrong > len(checked.findings):
+            self._find(f"{checked.wrong - len(checked.findings):,} more findings of the checks")
         for injection in report.injections:
             if injection.failure:
                 self._find(f"the fault {injection.name!r} could not be injected or healed: {injection.failure}")
@@ -290,7 +292,7 @@ class _Finding:
 async def check_run(directory: Path) -> Checked:
     """All checks of what a run left in its folder, also later."""
     run = json.loads((directory / RUN_FILE).read_text())
-    return await check_histories(histories_in(directory), run["partitions"])
+    return await check_histories(histories_in(directory), directory / LOG_FILE, run["partitions"])
 
 
 def kinds_of(names: Iterable[str]) -> tuple[str, ...]:
