@@ -45,6 +45,7 @@ check: ## lint, formatting, types and known vulnerabilities
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy -p holdfast
 	@.venv/bin/mypy -p examples.flights
+	@.venv/bin/mypy -p chaos
 	@.venv/bin/mypy tests/*.py tests/typing
 	@for folder in $(dir $(wildcard tests/*/conftest.py)) $(dir $(wildcard tests/*/test_*.py)); do \
 	    echo "$$folder"; done | sort -u | while read -r folder; do MYPYPATH=tests .venv/bin/mypy "$$folder" || exit 1; done
