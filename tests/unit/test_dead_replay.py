@@ -303,6 +303,24 @@ async def test_a_write_between_two_letters_is_not_undone(service: Service) -> No
     assert await service.value() == "just now"
 
 
+async def test_an_earlier_letter_on_a_later_page_is_too_late(service: Service) -> None:
+    """Given one replay, when the earlier save of a key comes on a later page, then it does not undo the later save."""
+    late = letter(wire("r2", value="late", sent_at=SENT + 1), id="b" * 16)
+    queue, statuses = await replay_pages(service, [late], [letter(wire("r1", value="early"))])
+    assert statuses == ["ok", "newer"]
+    assert queue.removed == ["b" * 16]
+    assert await service.value() == "late"
+
+
+async def test_a_write_between_two_pages_is_not_undone(service: Service) -> None:
+    """Given one replay, when somebody writes a key between two pages, then its second letter does not follow that."""
+    service.sender.before["r3"] = lambda: one(service.engine, save("k", "just now"))
+    pages = [[letter(wire("r1"))], [letter(wire("r3", "other"))], [letter(wire("r2", sent_at=SENT + 1), id="b" * 16)]]
+    _, statuses = await replay_pages(service, *pages)
+    assert statuses == ["ok", "ok", "newer"]
+    assert await service.value() == "just now"
+
+
 async def test_letters_without_times_keep_the_order_of_the_queue(service: Service) -> None:
     """Given saves that do not say when they were sent, when all are replayed, then in the order of the letters."""
     letters = [letter(wire(f"r{n}", value=n, sent_at=None), id=f"{n:016x}", time=NOW - 1000) for n in range(5)]
