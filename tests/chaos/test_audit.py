@@ -170,6 +170,16 @@ PAIRS: dict[str, tuple[tuple[list[Operation], list[Record]], str, tuple[list[Ope
         "asked for something else",
         ([A1, delete("b", 20, 30)], [EVENT_A1, event("k", 2, "b", "deleted")]),
     ),
+    "a save for a delete": (
+        ([A1, delete("b", 20, 30)], [EVENT_A1, EVENT_B2]),
+        "asked for something else",
+        ([A1, delete("b", 20, 30)], [EVENT_A1, event("k", 2, "b", "deleted")]),
+    ),
+    "another version of a delete": (
+        ([A1, delete("d", 20, 30, version=3)], [EVENT_A1, event("k", 2, "d", "deleted")]),
+        "was told another one",
+        ([A1, delete("d", 20, 30, version=2)], [EVENT_A1, event("k", 2, "d", "deleted")]),
+    ),
     "another key": (([A1], [event("l", 1, "a")]), "was sent for the key 'k'", ([A1], [EVENT_A1])),
     "nobody sent it": (
         ([A1], [EVENT_A1, EVENT_B2]),
