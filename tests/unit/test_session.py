@@ -288,7 +288,9 @@ async def test_no_more_is_parsed_than_what_is_worked_on_next() -> None:
         body = orjson.dumps({"op": "read", "id": "x", "key": "k"}) + b" " * (MAX_PARSED_BYTES // 4)
         for tag in range(1, 11):
             it.broker.deliver(delivery(body, tag=tag), 0)
-        await asyncio.sleep(0.01)
+        # More turns than it takes to parse all of them.
+        for _ in range(1000):
+            await asyncio.sleep(0)
         assert it.session._outbox.in_hand.used == 10 * len(body)
         assert it.session._outbox.parsed.used == 4 * len(body)
 
