@@ -1,6 +1,7 @@
 """The command line of the chaos runs: ``python -m chaos``."""
 
 import asyncio
+import logging
 import secrets
 import shutil
 import signal
@@ -95,7 +96,14 @@ def _empty(directory: Path) -> Path:
     return directory
 
 
+def _quiet() -> None:
+    # Connections are lost here on purpose; what that leads to is in the report.
+    for name in ("aio_pika", "aiormq", "holdfast.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    _quiet()
     try:
         return asyncio.run(_stoppable(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
