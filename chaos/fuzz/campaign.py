@@ -21,8 +21,6 @@ WINDOW_BYTES = 24 << 20
 CHUNK = 5000
 #: Inputs to one control command.
 CONTROL = 20
-#: Seconds without any news after which something is stuck.
-PATIENCE = 120.0
 #: Queues for answers that only one input at a time uses.
 OWN_QUEUES = 64
 
@@ -77,14 +75,17 @@ class Campaign:
         *,
         partitions: int,
         give_up_after: int = 10,
+        patience: float = 120.0,
         tell: Callable[[Failure], None] = lambda _: None,
     ) -> None:
         """Connect.
 
         :param give_up_after: failures.
+        :param patience: seconds without any news after which something is stuck.
         :param tell: is called with each failure at once.
         """
         self._tell = tell
+        self._patience = patience
         self.report = Report()
         self._partitions = partitions
         self._give_up_after = give_up_after
@@ -223,7 +224,7 @@ class Campaign:
 
         :raises _StuckError: if nothing comes any more.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         while True:
             events = self._publisher.pump() + self._collector.pump()
             for event in events:
@@ -238,7 +239,7 @@ class Campaign:
             if time.monotonic() > deadline:
                 unconfirmed = self._published - self._confirmed - len(self._ahead)
                 waiting = f"{len(self._waiting)} inputs, {self._control.waiting} controls, {unconfirmed} confirms"
-                self._fail(f"nothing has come for {PATIENCE:g} s: {waiting} are waited for")
+                self._fail(f"nothing has come for {self._patience:g} s: {waiting} are waited for")
                 for sent in list(self._waiting.values())[:5]:
                     self._fail(f"{sent.missing} answers or letters are missing", sent)
                 raise _StuckError

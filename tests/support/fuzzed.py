@@ -15,7 +15,7 @@ class FuzzedService:
         self.cluster = cluster
         (self.worker,) = asyncio.run(cluster.start(1))
         self._before = look(self.worker)
-        self.campaign = Campaign(cluster.amqp_url, partitions=cluster.partitions)
+        self.campaign = Campaign(cluster.amqp_url, partitions=cluster.partitions, patience=60)
 
     def check(self) -> None:
         """Nothing that came of the inputs was wrong, and the worker is the one that it was, and at peace."""
