@@ -109,9 +109,16 @@ class _Verification:
     async def run(self) -> Report:
         report = self._report
         self._total = 2 * await self._inspection.count()
-        report.add(Fault(Rule.DEFINITION, message) for message in await self._inspection.definition_faults())
-        async for events in self._inspection.events():
-            await self._look_at_events(events)
+        definition = await self._inspection.definition_faults()
+        report.add(Fault(Rule.DEFINITION, message) for message in definition)
+        try:
+            async for events in self._inspection.events():
+                await self._look_at_events(events)
+        except StoreUnavailable as error:
+            # Without its index a large log cannot be read in order in the time that one command has.
+            if definition:
+                raise StoreUnavailable(f"{'; '.join(definition)}; {error}") from error
+            raise
         report.add(self._succession.finish())
         report.keys = self._succession.keys
         async for records in self._inspection.records():
