@@ -10,6 +10,7 @@ from support.load import Load, check_log, read_log
 
 import holdfast
 from holdfast.events import partition_of, partition_queue
+from holdfast.local import RabbitServer
 
 
 async def test_closed_connections_are_made_again(on_fragile_rabbit: Cluster) -> None:
@@ -115,7 +116,9 @@ async def test_calls_wait_for_a_client_that_cannot_connect(on_fragile_rabbit: Cl
         assert found.value == 3
 
 
-async def test_a_worker_may_start_before_its_broker_and_be_stopped_without_it(on_fragile_rabbit: Cluster) -> None:
+async def test_a_worker_may_start_before_its_broker_and_be_stopped_without_it(
+    on_fragile_rabbit: Cluster, fragile_rabbit: RabbitServer
+) -> None:
     """A worker waits for a broker that is away, works when it comes, and leaves with 0 when it is away again."""
     cluster = on_fragile_rabbit
     worker = cluster.worker("waiting", drain_timeout=2)
@@ -131,11 +134,11 @@ async def test_a_worker_may_start_before_its_broker_and_be_stopped_without_it(on
             assert (await client.save("k", 1)).version == 1
 
         # Frozen, it answers nothing, not even the goodbye.
-        await asyncio.to_thread(cluster.rabbit.pause)
+        await asyncio.to_thread(fragile_rabbit.pause)
         process.terminate()
         _, said = await asyncio.wait_for(process.communicate(), 60)
     finally:
-        await asyncio.to_thread(cluster.rabbit.resume)
+        await asyncio.to_thread(fragile_rabbit.resume)
         await cluster.end(process)
 
     assert process.returncode == 0, said.decode()
