@@ -83,7 +83,7 @@ def check(
     directory: Annotated[Path, typer.Argument(help="The folder of a run.", exists=True, file_okay=False)],
 ) -> None:
     """Check again what a run has recorded. Exit code 0 if nothing is wrong, 1 otherwise."""
-    checked = asyncio.run(check_run(directory))
+    checked = _run(check_run(directory))
     for finding in checked.findings:
         console.print(finding, style="red", markup=False, highlight=False)
     console.print(f"{checked.operations:,} operations on {checked.keys:,} keys, {checked.wrong:,} findings")

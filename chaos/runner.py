@@ -16,7 +16,7 @@ from .catalogue import KINDS, Make, catalogue
 from .check import LOG_FILE, Checked, check_histories, dump_log, histories_in, verify_log
 from .display import Display
 from .faults import CONDEMNED, Fault
-from .history import Recorder
+from .history import HistoryError, Recorder
 from .report import Report
 from .stage import Size, Stage
 from .timeline import Acknowledgements, Injection
@@ -290,7 +290,13 @@ class _Finding:
 
 
 async def check_run(directory: Path) -> Checked:
-    """All checks of what a run left in its folder, also later."""
+    """All checks of what a run left in its folder, also later.
+
+    :raises HistoryError: if nothing to be checked is left of it.
+    """
+    missing = [name for name in (RUN_FILE, LOG_FILE) if not (directory / name).exists()]
+    if missing or not histories_in(directory):
+        raise HistoryError(f"{directory} has no {' and no '.join(missing) or 'histories'}: run it again with --keep")
     run = json.loads((directory / RUN_FILE).read_text())
     return await check_histories(histories_in(directory), directory / LOG_FILE, run["partitions"])
 
