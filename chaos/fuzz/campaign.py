@@ -19,8 +19,8 @@ WINDOW = 1500
 WINDOW_BYTES = 24 << 20
 #: Inputs after which it is made sure that nothing more comes of any of them.
 CHUNK = 5000
-#: Inputs to one control command.
-CONTROL = 20
+#: Inputs to one round of control commands.
+CONTROL = 50
 #: Queues for answers that only one input at a time uses.
 OWN_QUEUES = 64
 
@@ -119,10 +119,7 @@ class Campaign:
         for made in inputs:
             self._send(made)
             if self.report.inputs % CONTROL == 0:
-                partition = self.report.inputs // CONTROL % self._partitions
-                self._ask(
-                    *(self._control.read if self.report.inputs % 7 == 0 else self._control.save)(partition), partition
-                )
+                self._ask_in_order(self.report.inputs // CONTROL % self._partitions)
             if self.report.inputs % CHUNK == 0:
                 self._finish_chunk()
             if len(self.report.failures) >= self._give_up_after:
@@ -141,6 +138,17 @@ class Campaign:
         self._publisher.write(
             publication(route.exchange, route.key, encode(properties), body, self._publisher.frame_max)
         )
+
+    def _ask_in_order(self, partition: int) -> None:
+        """Commands on one key, close behind one another: were they to change places, an answer would tell."""
+        for make in (
+            self._control.save,
+            self._control.read,
+            self._control.save,
+            self._control.save,
+            self._control.read,
+        ):
+            self._ask(*make(partition), partition)
 
     def _ask(self, correlation_id: str, body: bytes, partition: int, *, by_ingress: bool = False) -> None:
         properties = {"correlation_id": correlation_id.encode(), "reply_to": self._shared.encode()}
