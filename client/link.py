@@ -15,7 +15,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import AuthenticationError, DeliveryError, ProbableAuthenticationError
 
-from ..amqp import Line
+from ..amqp import LOOK_INTERVAL, Line
 from ..events import InvalidError, Reply, Unavailable, decode_replies
 from ..events.topology import COMMANDS
 from ..events.urls import amqp_urls, mask_url
@@ -36,6 +36,14 @@ HEARTBEAT = 4
 REPLY_QUEUE_BYTES = 64 * 1024 * 1024
 #: Seconds that what was cancelled may take to end; the driver passes over a cancellation now and then.
 CLOSE_PATIENCE = 2.0
+#: Seconds for a confirm: one that has not come by then may never come, because its queue's leader is on the other side
+#: of a split of the broker, or moved at a bad moment. Twice as many after each time, so that a broker that is only
+#: slow is not kept so by messages that come again.
+CONFIRM_PATIENCE = 8.0
+MAX_CONFIRM_PATIENCE = 60.0
+#: Seconds without any reply after which it is looked whether the reply queue is still there. A split of the broker may
+#: take it away without a word.
+REPLY_PATIENCE = 4.0
 
 
 class Link:
@@ -80,6 +88,11 @@ class Link:
         self._lost: asyncio.Future[str] | None = None
         self._messages = 0
         self._closing = False
+        #: Numbers of messages on the present connection that have no confirm, the oldest first.
+        self._unconfirmed: dict[int, None] = {}
+        self._confirm_patience = CONFIRM_PATIENCE
+        #: Something was published, and no reply has come since.
+        self._unanswered = False
         #: Counts connections, so that what belongs to an earlier one can be told.
         self.generation = 0
         self.up = False
@@ -128,26 +141,32 @@ class Link:
             arrived is unknown. The driver's choice is wide: errors of its own, ``RuntimeError``, a bare ``Exception``
             and ``CancelledError``.
         """
-        exchange, lost = self._exchange, self._lost
+        exchange, lost, unconfirmed = self._exchange, self._lost, self._unconfirmed
         assert exchange is not None  # noqa: S101 - callers check ``up`` in the same turn of the loop
         assert lost is not None  # noqa: S101
         self._messages += 1
+        number = self._messages
         message = aio_pika.Message(
             body,
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             reply_to=self._reply_to,
             user_id=self._user,
-            message_id=f"{self._name}-{self._messages}",
+            message_id=f"{self._name}-{number}",
         )
+        unconfirmed[number] = None
+        self._unanswered = True
         try:
             await exchange.publish(message, str(partition), mandatory=True)
+            self._confirm_patience = CONFIRM_PATIENCE
         except DeliveryError:
             raise
         except BaseException as fault:
             if not (isinstance(fault, asyncio.CancelledError) and _cancelled()):
                 self._lose(lost, f"publishing: {fault!r}")
             raise
+        finally:
+            del unconfirmed[number]
 
     def _lose(self, lost: asyncio.Future[str], reason: str) -> None:
         """Note that a connection is of no use any more; whichever it was, the present one is not touched."""
@@ -182,6 +201,8 @@ class Link:
             finally:
                 opening.cancel()
         self._lost = lost
+        self._unconfirmed = {}
+        self._unanswered = False
         self.generation += 1
         if any(channel.is_closed for channel in self._channels):
             # In the moment before its callback was there.
@@ -205,6 +226,7 @@ class Link:
         self._reply_to = queue.name
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
+        self._unanswered = False
         try:
             replies = decode_replies(message.body)
         except InvalidError as fault:
@@ -217,8 +239,9 @@ class Link:
         attempts = 0
         while True:
             assert self._lost is not None  # noqa: S101
+            assert self._line is not None  # noqa: S101
             since = clock()
-            reason = await self._lost
+            reason = await self._until_lost(self._lost, self._line)
             log.warning("link to %s lost: %s", self._masked, reason)
             if clock() - since > SETTLED:
                 attempts = 0
@@ -228,6 +251,38 @@ class Link:
                 return
             log.info("link to %s is up again", self._masked)
             self._on_up()
+
+    async def _until_lost(self, lost: asyncio.Future[str], line: Line) -> str:
+        """Wait for the end of a connection, or make an end of it that nobody else will tell. Gives back the reason."""
+        oldest: int | None = None
+        stuck = unanswered = 0.0
+        looking: asyncio.Task[None] | None = None
+        try:
+            while not lost.done():
+                await asyncio.wait({lost}, timeout=LOOK_INTERVAL)
+                first = next(iter(self._unconfirmed), None)
+                # While the broker has an alarm there are none, and another connection would get none either.
+                stuck = stuck + LOOK_INTERVAL if first is not None and first == oldest and not line.has_alarm else 0.0
+                oldest = first
+                if stuck > self._confirm_patience:
+                    self._lose(lost, f"no confirm for {self._confirm_patience:g} s")
+                    self._confirm_patience = min(2 * self._confirm_patience, MAX_CONFIRM_PATIENCE)
+                    # It would not answer to a goodbye either.
+                    line.cut()
+                unanswered = unanswered + LOOK_INTERVAL if self._unanswered else 0.0
+                if unanswered > REPLY_PATIENCE and (looking is None or looking.done()):
+                    unanswered = 0.0
+                    looking = asyncio.create_task(self._look_for_reply_queue(lost))
+            return lost.result()
+        finally:
+            if looking is not None:
+                looking.cancel()
+
+    async def _look_for_reply_queue(self, lost: asyncio.Future[str]) -> None:
+        try:
+            await self._channels[1].declare_queue(self._reply_to, passive=True)
+        except Exception as fault:  # noqa: BLE001 - whatever the driver says, replies have nowhere to go
+            self._lose(lost, f"the reply queue: {fault!r}")
 
     async def _reconnect(self, attempts: int) -> int:
         """Try until it works. Give back the attempts, so that a connection that breaks at once does not come back

@@ -103,6 +103,22 @@ class Line:
         self._looking: asyncio.TimerHandle | None = None
         self._silence = 0.0
 
+    @property
+    def has_alarm(self) -> bool:
+        """Whether the broker has said that it takes no messages until further notice."""
+        transport = self.connection.transport
+        if transport is None:
+            return False
+        # The driver tells it only by whether there is something to wait for.
+        waiting = transport.connection.ready()
+        try:
+            waiting.send(None)
+        except StopIteration:
+            return False
+        finally:
+            waiting.close()
+        return True
+
     def read_through(self, valve: Valve | None) -> None:
         """From now on, read what comes in only as far as there is room for it; always, if that is None."""
         self._stream.valve = valve
@@ -125,9 +141,13 @@ class Line:
         self._stream.heard = False
         if self._silence > patience:
             self._on_lost(f"nothing heard for {patience:g} s")
-            self._stream.cut()
+            self.cut()
         else:
             self._looking = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look, patience)
+
+    def cut(self) -> None:
+        """End it at once, without a goodbye. Hang up nevertheless."""
+        self._stream.cut()
 
     async def hang_up(self) -> None:
         """Close the connection, or cut the line when that takes too long. Repeating it waits for what is not over yet.
@@ -143,7 +163,7 @@ class Line:
         if self._closing is None:
             self._closing = asyncio.ensure_future(self.connection.close())
             self._closing.add_done_callback(lambda task: task.cancelled() or task.exception())
-        for step in (None, self._stream.cut, self._closing.cancel, self._closing.cancel):
+        for step in (None, self.cut, self._closing.cancel, self._closing.cancel):
             if step is not None:
                 step()
             await asyncio.wait({self._closing}, timeout=GOODBYE_TIMEOUT)

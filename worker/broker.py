@@ -8,8 +8,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import aio_pika
 import uuid_utils
@@ -30,12 +30,15 @@ from .options import WorkerOptions
 from .ownership import priority
 from .properties import read_what_is_readable
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 #: Seconds for connecting, and for an answer of the broker.
 TIMEOUT = 15.0
-#: Seconds for a confirm. While the broker has an alarm there is none, and beginning anew does not help.
-CONFIRM_TIMEOUT = 120.0
+#: Seconds for a confirm. One that did not come by then may never come: its queue's leader is on the other side of a
+#: split, or moved at a bad moment. While the broker has an alarm there is none, and beginning anew does not help.
+CONFIRM_TIMEOUT = 10.0
 
 
 class BrokerLostError(HoldfastError):
@@ -128,7 +131,8 @@ class AmqpBroker:
         read_what_is_readable()
         self._consuming_line = await self._connect("consume")
         self._consuming = self._consuming_line.connection
-        self._publishing = (await self._connect("publish")).connection
+        self._publishing_line = await self._connect("publish")
+        self._publishing = self._publishing_line.connection
         await self._declare()
         self._inbound = await self._channel(self._consuming, publisher_confirms=False)
         await self._inbound.set_qos(prefetch_count=self._options.prefetch, timeout=TIMEOUT)
@@ -257,17 +261,7 @@ class AmqpBroker:
     @property
     def has_alarm(self) -> bool:
         """Whether the broker has said that it takes no messages until further notice."""
-        if self._publishing.transport is None:
-            return False
-        # The driver tells it only by whether there is something to wait for.
-        waiting = self._publishing.transport.connection.ready()
-        try:
-            waiting.send(None)
-        except StopIteration:
-            return False
-        finally:
-            waiting.close()
-        return True
+        return self._publishing_line.has_alarm
 
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
         """Put a body into the dead letter queue, with the reason and what it takes to send it again in the headers.
@@ -320,8 +314,8 @@ class AmqpBroker:
     async def _forward_on_trial(self, message: aio_pika.Message, queue: str) -> None:
         """Forward on a channel of its own, since the broker closes the channel if the account may not."""
         author = message.user_id
-        async with asyncio.timeout(CONFIRM_TIMEOUT):
-            channel = await self._publishing.channel(publisher_confirms=True, on_return_raises=True)
+        opening = self._publishing.channel(publisher_confirms=True, on_return_raises=True)
+        channel = await self._unless_stuck(asyncio.ensure_future(opening))
         try:
             await self._publish_confirmed(channel, message, queue)
         except ChannelPreconditionFailed as refused:
@@ -335,7 +329,37 @@ class AmqpBroker:
         await channel.close()
 
     async def _publish_confirmed(self, channel: AbstractChannel, message: aio_pika.Message, queue: str) -> None:
-        await channel.default_exchange.publish(message, queue, mandatory=True, timeout=CONFIRM_TIMEOUT)
+        publishing = channel.default_exchange.publish(message, queue, mandatory=True)
+        await self._unless_stuck(asyncio.ensure_future(publishing))
+
+    async def _unless_stuck(self, work: asyncio.Future[T]) -> T:
+        """Wait for an answer to something that is published, for as long as an alarm lasts.
+
+        :raises TimeoutError: if there is none, and no alarm that explains it.
+        """
+        try:
+            while not work.done():
+                await asyncio.wait({work}, timeout=CONFIRM_TIMEOUT)
+                if not work.done() and not self.has_alarm:
+                    # Nor would there be one to a goodbye.
+                    for line in self._lines:
+                        line.cut()
+                    raise TimeoutError(f"no answer for {CONFIRM_TIMEOUT:g} s")
+            return work.result()
+        finally:
+            work.add_done_callback(lambda task: task.cancelled() or task.exception())
+            work.cancel()
+
+    async def check(self) -> None:
+        """Return if a message can be put into a queue: the broker is there, and so are enough of its nodes.
+
+        :raises BrokerLostError: if not.
+        """
+        # A message without commands: whoever gets it has nothing to do.
+        message = aio_pika.Message(b"[]", content_type="application/json", message_id=self._message_id())
+        with translated("checking the broker", passing=(DeliveryError,)), suppress(DeliveryError):
+            # A full queue is one that answers.
+            await self._publish_confirmed(self._confirmed, message, partition_queue(0))
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge one delivery, or all up to it."""

@@ -35,6 +35,8 @@ SETTLED = 30.0
 MAX_PAUSE = 15.0
 #: … and between two attempts to begin one. They cost nothing but the attempt.
 MAX_ATTEMPT_PAUSE = 2.0
+#: Seconds between two looks at whether the node of a cluster takes messages.
+CHECK_INTERVAL = 5.0
 #: Seconds between two writes of the health file.
 HEALTH_INTERVAL = 1.0
 
@@ -57,6 +59,8 @@ class Worker:
         # In any order, so that not all workers go to the first node; after a loss to the next.
         self._addresses = itertools.cycle(random.sample(urls, len(urls)))
         self._connect_timeout = TIMEOUT / len(urls)
+        # Where there is no other node to go to, there is nothing to be gained by it.
+        self._check_interval = CHECK_INTERVAL if len(urls) > 1 else None
         self._clock = ServiceClock(self._main)
         self._stopping = asyncio.Event()
         #: Set while the worker consumes.
@@ -160,6 +164,7 @@ class Worker:
                 service_time=self._clock.now,
                 wary=not self._lived,
                 away=self._away,
+                check_interval=self._check_interval,
             )
             self._consumed = self._lived = True
             await session.run(self._stopping, on_ready=self._announce)

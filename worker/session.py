@@ -61,9 +61,12 @@ class Session:
         service_time: Callable[[], int],
         wary: bool = False,
         away: Collection[str] = (),
+        check_interval: float | None = None,
     ) -> None:
         """Make a session.
 
+        :param check_interval: seconds between two looks at whether the broker takes messages. A node that is cut off
+            from the others keeps its connections, and delivers nothing.
         :param wary: it is the first of its process: the one before may have been killed by a message.
         :param away: stores that cannot be reached, while others can: their commands are turned away.
         """
@@ -90,6 +93,7 @@ class Session:
             access=None if options.access.default == "open" else Access(options.access),
         )
         self._wary = wary
+        self._check_interval = check_interval
         self._draining = False
         self._arrived: asyncio.Queue[tuple[Delivery, int]] = asyncio.Queue()
         self._ingress: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -125,6 +129,8 @@ class Session:
             self._beside(self._outbox.run())
             self._beside(self._run_intake())
             self._beside(self._run_ingress())
+            if self._check_interval is not None:
+                self._beside(self._run_checks(self._check_interval))
             broker.valve = self._outbox.in_hand
             broker.reluctant = bool(self._away)
             await broker.consume(self._arrive, self._arrive_at_ingress)
@@ -217,6 +223,11 @@ class Session:
             if not self._draining:
                 with self._giving_up(delivery):
                     await self._forwarder.take(delivery)
+
+    async def _run_checks(self, interval: float) -> None:
+        while True:
+            await asyncio.sleep(interval)
+            await self._broker.check()
 
     async def _pass_on(self, elsewhere: Elsewhere) -> None:
         with self._giving_up(elsewhere.delivery):

@@ -168,6 +168,16 @@ class RabbitCluster:
         self.stop()
         self.start(timeout)
 
+    def pause(self) -> None:
+        """Freezes all nodes (SIGSTOP)."""
+        for member in self.members:
+            member.pause()
+
+    def resume(self) -> None:
+        """Undoes `pause`."""
+        for member in self.members:
+            member.resume()
+
     # Queues.
 
     def leader(self, vhost: str, queue: str) -> RabbitNode:

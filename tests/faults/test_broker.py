@@ -1,6 +1,8 @@
 """A RabbitMQ that hangs up, loses things, restarts and runs out of memory: the service recovers by itself."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import aio_pika
 import orjson
@@ -9,8 +11,12 @@ from support.cluster import PARTITIONS, Cluster
 from support.load import Load, check_log, read_log
 
 import holdfast
+from holdfast.amqp import Line
 from holdfast.events import partition_of, partition_queue
-from holdfast.local import RabbitServer
+from holdfast.events.urls import amqp_urls
+from holdfast.local import RabbitCluster, RabbitServer
+from holdfast.worker import WorkerOptions, broker
+from holdfast.worker.broker import AmqpBroker, BrokerLostError
 
 
 async def test_closed_connections_are_made_again(on_fragile_rabbit: Cluster) -> None:
@@ -183,3 +189,187 @@ async def test_an_alarm_does_not_keep_the_queues_from_draining(on_fragile_rabbit
     assert found is not None
     assert found.version == 65
     assert "session lost" not in late.log_path.read_text()
+
+
+# -- a broker that is there, and does not do what it is asked for
+
+
+@contextlib.contextmanager
+def alarmed(rabbit: RabbitServer | RabbitCluster) -> Iterator[None]:
+    """A memory alarm."""
+    limit = "vm_memory_monitor:set_vm_memory_high_watermark"
+    try:
+        rabbit.eval(f"ok = {limit}({{absolute, 1000000}})")
+        assert "memory" in rabbit.eval("rabbit_alarm:get_alarms()")
+        yield
+    finally:
+        rabbit.eval(f"ok = {limit}({{absolute, 1 bsl 30}})")
+
+
+@contextlib.contextmanager
+def stuck(cluster: Cluster, partition: int) -> Iterator[None]:
+    """The queue of a partition confirms nothing and delivers nothing, like one whose majority is out of reach."""
+    queue = f'rabbit_misc:r(<<"{cluster.vhost}">>, queue, <<"{partition_queue(partition)}">>)'
+    leader = f"begin {{ok, Q}} = rabbit_amqqueue:lookup({queue}), whereis(element(1, amqqueue:get_pid(Q))) end"
+    cluster.rabbit.eval(f"ok = sys:suspend({leader})")
+    try:
+        yield
+    finally:
+        cluster.rabbit.eval(f"ok = sys:resume({leader})")
+
+
+async def test_a_client_does_not_wait_for_ever_for_a_confirm(
+    on_fragile_rabbit: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When a queue confirms nothing, the client begins anew, with growing patience, and asks again."""
+    monkeypatch.setattr("holdfast.client.link.CONFIRM_PATIENCE", 1.0)
+    cluster = on_fragile_rabbit
+    await cluster.start()
+    async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+        assert (await client.save("k", 1)).version == 1
+        with stuck(cluster, partition_of("default", "k", PARTITIONS)):
+            saving = asyncio.create_task(client.save("k", 2))
+            await cluster.until(lambda: caplog.text.count("no confirm for") == 2, "two connections given up")
+            assert not saving.done()
+
+        assert (await saving).version == 2
+
+    assert "no confirm for 1 s" in caplog.text
+    assert "no confirm for 2 s" in caplog.text
+
+
+async def test_a_client_waits_for_the_end_of_an_alarm(
+    on_fragile_rabbit: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the broker has an alarm nothing is confirmed, and no connection is given up for it."""
+    monkeypatch.setattr("holdfast.client.link.CONFIRM_PATIENCE", 1.0)
+    cluster = on_fragile_rabbit
+    await cluster.start()
+    async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+        await client.save("k", 1)
+        generation = client._link.generation
+        looks = Looks(monkeypatch)
+        with alarmed(cluster.rabbit):
+            saving = asyncio.create_task(client.save("k", 2))
+            await looks.until_alarmed(6)
+            assert not saving.done()
+
+        assert (await saving).version == 2
+        assert client._link.generation == generation
+    assert "no confirm" not in caplog.text
+
+
+class Looks:
+    """What lines to the broker find out about alarms when they look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._alarms = 0
+        self._news = asyncio.Event()
+        look: Callable[[Line], bool] = Line.__dict__["has_alarm"].fget
+
+        def counted(line: Line) -> bool:
+            found = look(line)
+            self._alarms += found
+            self._news.set()
+            return found
+
+        monkeypatch.setattr(Line, "has_alarm", property(counted))
+
+    async def until_alarmed(self, times: int) -> None:
+        """Wait until an alarm was seen so often."""
+        async with asyncio.timeout(60):
+            while self._alarms < times:
+                self._news.clear()
+                await self._news.wait()
+
+
+async def test_a_client_whose_reply_queue_went_without_a_word_gets_another(
+    on_fragile_rabbit: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A split of a cluster can take a queue away and leave its consumer in the dark: the client finds out."""
+    cluster = on_fragile_rabbit
+    await cluster.start()
+    async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+        await client.save("k", 1)
+        queue = f'rabbit_misc:r(<<"{cluster.vhost}">>, queue, <<"{client._link._reply_to}">>)'
+        cluster.rabbit.eval(f"rabbit_db_queue:delete({queue}, normal), ok")
+
+        assert (await client.save("k", 2)).version == 2
+
+    assert "the reply queue" in caplog.text
+
+
+async def test_a_client_without_an_answer_keeps_its_reply_queue(on_fragile_rabbit: Cluster) -> None:
+    """With no worker there are no answers, which is no reason to begin anew: the reply queue is there."""
+    cluster = on_fragile_rabbit
+    (worker,) = await cluster.start()
+    async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
+        await client.save("k", 1)
+        await asyncio.to_thread(worker.pause)
+        link = client._link
+        looked = asyncio.Event()
+        look = link._look_for_reply_queue
+
+        async def counted(lost: asyncio.Future[str]) -> None:
+            await look(lost)
+            looked.set()
+
+        link._look_for_reply_queue = counted  # type: ignore[method-assign]
+        generation = link.generation
+        saving = asyncio.create_task(client.save("k", 2))
+        await asyncio.wait_for(looked.wait(), 60)
+        await asyncio.to_thread(worker.resume)
+
+        assert (await saving).version == 2
+        assert link.generation == generation
+
+
+@contextlib.asynccontextmanager
+async def open_broker(cluster: Cluster) -> AsyncIterator[AmqpBroker]:
+    """A worker's connections, without the worker."""
+    options = WorkerOptions(amqp_url=cluster.amqp_url, partitions=PARTITIONS, queue_max_length=10)
+    opened = AmqpBroker(options, amqp_urls(cluster.amqp_url)[0])
+    await opened.open()
+    try:
+        yield opened
+    finally:
+        await asyncio.wait_for(opened.close(), 60)
+
+
+async def test_a_worker_finds_out_that_the_broker_takes_nothing(
+    on_fragile_rabbit: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a queue confirms nothing a check fails, and the connections end at once. An alarm is waited for."""
+    monkeypatch.setattr(broker, "CONFIRM_TIMEOUT", 0.5)
+    looks = Looks(monkeypatch)
+    cluster = on_fragile_rabbit
+    async with open_broker(cluster) as opened:
+        await opened.check()
+        with alarmed(cluster.rabbit):
+            checking = asyncio.create_task(opened.check())
+            await looks.until_alarmed(3)
+            assert not checking.done()
+        await checking
+        assert not opened.lost.done()
+
+        with stuck(cluster, 0):
+            with pytest.raises(BrokerLostError, match="checking the broker"):
+                await opened.check()
+            with pytest.raises(BrokerLostError, match="closed"):
+                await asyncio.wait_for(opened.lost, 60)
+
+
+async def test_a_full_queue_is_one_that_answers(on_fragile_rabbit: Cluster) -> None:
+    """A worker does not take a queue that refuses its message for one that is out of reach."""
+    cluster = on_fragile_rabbit
+    async with open_broker(cluster) as opened:
+        connection = await aio_pika.connect(cluster.amqp_url)
+        async with connection:
+            channel = await connection.channel()
+            with contextlib.suppress(aio_pika.exceptions.DeliveryError):
+                for _ in range(1000):
+                    await channel.default_exchange.publish(aio_pika.Message(b"[]"), partition_queue(0))
+            with pytest.raises(aio_pika.exceptions.DeliveryError):
+                await channel.default_exchange.publish(aio_pika.Message(b"[]"), partition_queue(0))
+        await opened.check()
+        assert not opened.lost.done()

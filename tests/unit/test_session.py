@@ -35,6 +35,9 @@ class ScriptedBroker(RememberingBroker):
         self.gate.set()
         self.refusal: Exception | None = None
         self.valve: Budget | None = None
+        self.takes_messages = True
+        self.checks = 0
+        self._checked = asyncio.Event()
 
     async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
         """Publish a reply, when the gate is open."""
@@ -56,6 +59,20 @@ class ScriptedBroker(RememberingBroker):
         """Take a message that goes on."""
         self.forwarded.append(partition)
 
+    async def check(self) -> None:
+        """Say whether messages are taken."""
+        if not self.takes_messages:
+            raise BrokerLostError("scripted: nothing is taken")
+        self.checks += 1
+        self._checked.set()
+
+    async def until_checked(self, times: int) -> None:
+        """Wait until it was asked so often."""
+        async with asyncio.timeout(10):
+            while self.checks < times:
+                self._checked.clear()
+                await self._checked.wait()
+
 
 class SlowStore(MemoryStore):
     """One whose fences, and so whose reads, can be held up."""
@@ -74,7 +91,9 @@ class SlowStore(MemoryStore):
 class Desk:
     """A session at work."""
 
-    def __init__(self, *, wary: bool, drain_timeout: float, partitions: int) -> None:
+    def __init__(
+        self, *, wary: bool, drain_timeout: float, partitions: int, check_interval: float | None = None
+    ) -> None:
         self.broker = ScriptedBroker()
         self.store = SlowStore()
         self.stopping = asyncio.Event()
@@ -86,14 +105,17 @@ class Desk:
             options=WorkerOptions(amqp_url="amqp://nowhere/", partitions=partitions, drain_timeout=drain_timeout),
             service_time=lambda: NOW,
             wary=wary,
+            check_interval=check_interval,
         )
         self.running = asyncio.ensure_future(self.session.run(self.stopping, on_ready=self.ready.set))
 
 
 @asynccontextmanager
-async def bare_desk(*, wary: bool = False, drain_timeout: float = 25, partitions: int = 1) -> AsyncIterator[Desk]:
+async def bare_desk(
+    *, wary: bool = False, drain_timeout: float = 25, partitions: int = 1, check_interval: float | None = None
+) -> AsyncIterator[Desk]:
     """A session that is about to begin."""
-    made = Desk(wary=wary, drain_timeout=drain_timeout, partitions=partitions)
+    made = Desk(wary=wary, drain_timeout=drain_timeout, partitions=partitions, check_interval=check_interval)
     await made.store.open()
     yield made
     made.running.cancel()
@@ -101,9 +123,9 @@ async def bare_desk(*, wary: bool = False, drain_timeout: float = 25, partitions
 
 
 @asynccontextmanager
-async def desk(*, wary: bool = False, drain_timeout: float = 25, partitions: int = 1) -> AsyncIterator[Desk]:
+async def desk(**options: Any) -> AsyncIterator[Desk]:
     """A session that has begun."""
-    async with bare_desk(wary=wary, drain_timeout=drain_timeout, partitions=partitions) as made:
+    async with bare_desk(**options) as made:
         await made.ready.wait()
         yield made
 
@@ -415,6 +437,27 @@ async def test_a_lost_broker_buries_nothing() -> None:
 
     assert it.broker.buried == []
     assert it.broker.acknowledged == []
+
+
+# -- a node of a cluster that is cut off
+
+
+async def test_a_broker_that_takes_nothing_ends_the_session() -> None:
+    """Given a session that looks after its broker, when that takes no messages any more, then the session ends."""
+    async with desk(check_interval=0.01) as it:
+        await it.broker.until_checked(3)
+        assert not it.running.done()
+        it.broker.takes_messages = False
+
+        with pytest.raises(BrokerLostError):
+            await asyncio.wait_for(it.running, 10)
+
+
+async def test_a_broker_without_another_node_is_not_looked_after() -> None:
+    """Given a session without an interval for it, when time goes by, then the broker is asked nothing."""
+    async with desk() as it:
+        await asyncio.sleep(0.05)
+        assert it.broker.checks == 0
 
 
 # -- the end
