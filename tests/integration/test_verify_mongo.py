@@ -276,12 +276,14 @@ async def test_a_store_that_never_was(mongo_url: str) -> None:
     assert [fault.message for fault in report.faults] == ["the collection default.events does not exist"]
 
 
-async def test_more_duplicates_than_a_page_holds(written_url: str) -> None:
+@pytest.mark.parametrize("indexed", [True, False])
+async def test_more_duplicates_than_a_page_holds(written_url: str, indexed: bool) -> None:
     """All of one key and version, so that no place is behind them."""
     with MongoClient[dict[str, Any]](written_url) as client:
         log = database(client)["default.events"]
         log.drop_index("key_version")
-        log.create_index([("key", 1), ("version", -1)], name="key_version", partialFilterExpression=PARTIAL)
+        if indexed:
+            log.create_index([("key", 1), ("version", -1)], name="key_version", partialFilterExpression=PARTIAL)
         document = log.find_one({"key": KEY, "version": 3})
         assert document is not None
         log.insert_many([{**document, "_id": {"c": f"copy-{number}", "n": 0}} for number in range(5000)])
