@@ -210,6 +210,8 @@ class _Scan:
         if index is not None:
             self._options["hint"] = index
         else:
+            # An index has one order for what has the same place; a sort has to be told.
+            self._options["sort"] = {**order, "_id": 1}
             self._options["allowDiskUse"] = True
         #: Where the next page begins, and the ids of what was shown from there on.
         self._place: dict[str, Any] | None = None
