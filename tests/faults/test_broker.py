@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from random import Random
 
 import aio_pika
 import orjson
@@ -11,6 +12,7 @@ from support.cluster import PARTITIONS, Cluster
 from support.load import Load, check_log, read_log
 
 import holdfast
+from chaos.faults.broker import broker_faults
 from holdfast.amqp import Line
 from holdfast.events import partition_of, partition_queue
 from holdfast.events.urls import amqp_urls
@@ -189,6 +191,48 @@ async def test_an_alarm_does_not_keep_the_queues_from_draining(on_fragile_rabbit
     assert found is not None
     assert found.version == 65
     assert "session lost" not in late.log_path.read_text()
+
+
+NAMES = [
+    "the broker restarted",
+    "the broker killed",
+    "the broker frozen for 2 s",
+    "the broker frozen for 15 s",
+    "all connections closed",
+    "connections of workers closed",
+    "connections of clients closed",
+    "a queue deleted",
+    "consumers cancelled",
+    "memory alarm",
+    "disk alarm",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_each_fault_of_the_chaos_runs_alone(on_fragile_rabbit: Cluster, name: str) -> None:
+    """Whatever befalls the broker under load: no call fails, every save is there once, and the next one is quick."""
+    cluster = on_fragile_rabbit
+    random = Random(name)  # noqa: S311 - chooses, and hides nothing
+    faults = {fault.name: fault for fault in (make() for make in broker_faults(cluster, random))}
+    assert list(faults) == NAMES
+    fault = faults[name]
+    await cluster.start(2, heartbeat=3)
+    async with holdfast.connect(cluster.amqp_url, timeout=90) as client:
+        load = Load(client, saves=6_000, keys=100, timeout=90)
+        running = asyncio.create_task(load.run())
+        await load.at(0.2)
+        try:
+            await fault.strike()
+        finally:
+            await fault.heal()
+        await running
+        assert (await client.save("afterwards", 1)).version == 1
+
+    assert load.failed == {}
+    records = [record for record in await read_log(cluster.mongo_url) if record.key != "afterwards"]
+    assert len(records) == 6_000
+    # What was in a deleted queue is asked for again, and comes behind what its caller has sent since.
+    check_log(records, load, in_order=name != "a queue deleted")
 
 
 # -- a broker that is there, and does not do what it is asked for

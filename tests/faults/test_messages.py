@@ -9,6 +9,7 @@ from asyncio.subprocess import Process
 from pathlib import Path
 from typing import Any
 
+import aio_pika
 import orjson
 import pika  # type: ignore[import-untyped]
 import pytest
@@ -19,7 +20,7 @@ from support.raw import raw_client
 
 import holdfast
 from holdfast import Entry, ExpiredError, OutcomeUnknown, RemoteError, Unavailable
-from holdfast.events import Event, Record, partition_of
+from holdfast.events import Event, Record, partition_of, partition_queue
 
 POISONED_WORKER = str(Path(__file__).with_name("poisoned_worker.py"))
 
@@ -177,6 +178,47 @@ async def test_a_full_queue_is_unavailable_at_once(cluster: Cluster) -> None:
         entry = await client.save("k", "taken")
 
     assert entry.version == filled + 1
+
+
+async def test_a_full_queue_is_told_by_way_of_the_ingress_too(cluster: Cluster) -> None:
+    """Commands that a worker cannot forward are answered `unavailable`, or kept as dead letters; others go on."""
+    await cluster.start(queue_max_length=20)
+    other = next(f"k{n}" for n in range(99) if partition(f"k{n}") != partition("k"))
+    connection = await aio_pika.connect(cluster.amqp_url)
+    async with connection, raw_client(cluster.amqp_url) as raw:
+        # It takes one message of the partition and sits on it, so that the worker gets none, and the queue fills.
+        channel = await connection.channel()
+        await channel.set_qos(1)
+        queue = await channel.get_queue(partition_queue(int(partition("k"))))
+        taken = asyncio.Event()
+
+        async def hog(_: object) -> None:
+            taken.set()
+
+        await queue.consume(hog, arguments={"x-priority": 2**31 - 1})
+        filled = 0
+        with contextlib.suppress(DeliveryError):
+            while filled < 1_000:
+                await raw.send(save(filled, "k", filled), partition("k"))
+                filled += 1
+        await taken.wait()
+        assert 20 <= filled < 1_000
+
+        await raw.send(save("object", "k", "refused"), "ingress")
+        (alone,) = await raw.answers("id-object")
+        await raw.send([save("in-array", "k", "refused"), save("else", other, 1)], "ingress")
+        in_array, elsewhere = await raw.answers("id-in-array", "id-else")
+        await raw.send(save("silent", "k", "refused"), "ingress", reply=False)
+        (letter,) = await cluster.dead_letters(1)
+        await connection.close()
+        await raw.answers(*(f"id-{number}" for number in range(filled)))
+
+    for answer in (alone, in_array):
+        assert (answer["status"], answer["error"]["code"]) == ("unavailable", "queue_full")
+    assert (elsewhere["status"], elsewhere["version"]) == ("ok", 1)
+    assert letter.headers["x-holdfast-reason"] == "queue_full"
+    assert orjson.loads(letter.body)["id"] == "id-silent"
+    assert_versions(await read_log(cluster.mongo_url), {"k": list(range(filled)), other: [1]})
 
 
 async def test_what_is_late_is_not_applied_however_often_it_is_delivered(cluster: Cluster) -> None:
