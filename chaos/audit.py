@@ -104,9 +104,10 @@ class Audit:
                 for call in calls:
                     # Our client is not told the version of a delete.
                     yield replace(call, version=place.version) if place is not None and _changed(call) else call
-            elif place is not None:
-                yield _happened(min(_live(calls) or calls, key=lambda call: call.invoked), place)
             else:
+                if place is not None:
+                    yield _happened(min(_live(calls) or calls, key=lambda call: call.invoked), place)
+                # What they were told may contradict it.
                 yield from (call for call in calls if call.outcome is Outcome.REFUSED)
 
     def _missing(self, id_: str, calls: Sequence[Operation]) -> Iterator[str]:

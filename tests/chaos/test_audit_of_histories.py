@@ -348,6 +348,21 @@ def test_what_the_log_knows_decides() -> None:
     assert any("had ended before" in str(finding) for finding in both.finish())
 
 
+@pytest.mark.parametrize("error", ["IdReusedError:id_reused", "ExpiredError"])
+@pytest.mark.parametrize("happened", [True, False])
+def test_what_the_log_settles_hides_no_contradiction(error: str, happened: bool) -> None:
+    history = [A1, unknown("b", 15), refused("b", 20, 30, error=error)]
+    both = Audit(history)
+    records = [EVENT_A1, EVENT_B2] if happened else [EVENT_A1]
+    found = [finding for one in records for finding in both.see(one)] + list(both.finish())
+    verdicts = [verdict.result for verdict in check(both.settled())]
+    if happened or error.startswith("IdReused"):
+        assert verdicts == [Result.VIOLATED]
+    else:
+        # Only the log says that the answer is missing in it.
+        assert any("not recorded" in str(finding) for finding in found)
+
+
 def test_one_id_on_two_keys_is_no_history() -> None:
     with pytest.raises(HistoryError, match="two keys"):
         Audit([A1, replace(A1, key="other")])
