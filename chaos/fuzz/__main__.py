@@ -21,13 +21,17 @@ from ..cluster import Cluster
 from .aftermath import faults, look, memory
 from .campaign import Campaign, Report
 from .codec import DisagreementError, mutate_and_check
-from .costs import table
-from .generate import Generator, Input
+from .costs import dear_messages, table
+from .generate import Generator, Input, Reply, Route
 
 console = Console(highlight=False)
 PARTITIONS = 4
 #: Seconds between two lines of progress.
 INTERVAL = 15.0
+#: Of each of the dearest messages, pairs that are sent at the end.
+DEAR = 3
+#: Seconds between heartbeats of the worker to the broker, fewer than it has by itself.
+HEARTBEAT = 4
 #: Bodies that the codec begins with.
 CORPUS = 400
 
@@ -66,7 +70,7 @@ def through_the_queue(directory: Path, seed: str, inputs: int, only: int) -> boo
     try:
         rabbit.start()
         mongo.start()
-        cluster = Cluster(directory, rabbit, "/", mongo, "fuzz", partitions=PARTITIONS)
+        cluster = Cluster(directory, rabbit, "/", mongo, "fuzz", partitions=PARTITIONS, heartbeat=HEARTBEAT)
         (worker,) = asyncio.run(cluster.start(1))
         before, began_with = look(worker), memory(worker)
         campaign = Campaign(cluster.amqp_url, partitions=PARTITIONS, tell=_tell_wrong)
@@ -106,6 +110,12 @@ def _until(generator: Generator, report: Report, inputs: int) -> Iterator[Input]
                 f"{report.commands:,} inputs in {report.inputs:,} messages, {rate:,.0f}/s, "
                 f"{len(report.failures)} wrong, {(inputs - report.commands) / rate / 60:.0f} min left"
             )
+    # At last what takes a worker longest, all of it at once: heartbeats have to go on.
+    for _, body in dear_messages():
+        for reply in (Reply.SHARED, Reply.NONE) * DEAR:
+            route = Route("holdfast.commands", str(number % PARTITIONS).encode())
+            yield Input(number, "dear", body, route, reply)
+            number += 1
 
 
 def _tell_wrong(what: object) -> None:
