@@ -5,8 +5,6 @@ from typing import Any
 
 from aiormq.abc import DeliveredMessage
 
-from ..events import InvalidError
-from ..events.codec import Decoded
 from ..events.topology import HOP_HEADER, RESERVED_PREFIX
 from .properties import DELIVERY_COUNT_HEADER, UNREADABLE_HEADER
 
@@ -53,8 +51,6 @@ class Delivery:
     #: How often it has been delivered, this time included.
     count: int = 1
     is_array: bool = False
-    #: Its body, if that has been read already, or why it cannot be read.
-    decoded: Decoded | InvalidError | None = None
     #: Commands without an answer.
     remaining: int = 0
     #: Bytes that it is counted with while it is in hand.

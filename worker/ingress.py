@@ -30,9 +30,6 @@ _NO_IMPERSONATOR = (
     "send them to their own partition, or have the worker's account given the tag impersonator"
 )
 
-#: Bytes from which on a message is sorted in a thread, so that heartbeats go on meanwhile.
-SORT_BESIDE_BYTES = 128 * 1024
-
 Publish = Callable[[Delivery, int, bytes], Awaitable[None]]
 
 
@@ -61,10 +58,7 @@ class Forwarder:
             # Here, because parts of it would be buried one by one.
             self._outbox.bury_whole(delivery, reason="bad_reply_to", detail=RESERVED_ADDRESS)
             return
-        if len(delivery.body) < SORT_BESIDE_BYTES:
-            parts, is_array = sort_by_partition(delivery.body, self._partitions)
-        else:
-            parts, is_array = await asyncio.to_thread(sort_by_partition, delivery.body, self._partitions)
+        parts, is_array = sort_by_partition(delivery.body, self._partitions)
         delivery.is_array = is_array
         self._outbox.expect(delivery, sum(len(items) for _, items in parts.values()))
         await asyncio.gather(

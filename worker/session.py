@@ -21,7 +21,7 @@ from .delivery import Delivery
 from .engine import Engine
 from .histories import READERS, Histories
 from .ingress import Forwarder
-from .intake import Elsewhere, Intake, decode
+from .intake import Elsewhere, Intake
 from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 #: Seconds of reading messages after which others get a turn of the event loop: heartbeats, and what leaves. One message
 #: may take a tenth of a second, and hundreds of them may be there at once.
 INTAKE_TURN = 0.02
-#: Bytes from which on a message is read in a thread: one of 4 MiB can take half a second, or some on a busy machine.
-READ_BESIDE_BYTES = 128 * 1024
 #: Delivery from which on a message that cannot be taken is buried.
 GIVE_UP_FROM = 3
 #: Seconds for tasks to end that are cancelled.
@@ -197,17 +195,10 @@ class Session:
             await self._outbox.parsed.room()
             if not self._draining:
                 with self._giving_up(delivery):
-                    await self._read_and_take(delivery, partition)
+                    self._take(delivery, partition)
             if time.monotonic() - turn > INTAKE_TURN:
                 await asyncio.sleep(0)
                 turn = time.monotonic()
-
-    async def _read_and_take(self, delivery: Delivery, partition: int) -> None:
-        if len(delivery.body) >= READ_BESIDE_BYTES:
-            # The next one waits meanwhile, so that none overtakes another.
-            delivery.decoded = await asyncio.to_thread(decode, delivery)
-        if not self._draining:
-            self._take(delivery, partition)
 
     def _take(self, delivery: Delivery, partition: int) -> None:
         if self._wary and delivery.poison:

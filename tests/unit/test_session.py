@@ -1,7 +1,6 @@
 """A session: what it does with what comes while it drains, and with messages that may be what kills workers."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,7 +17,6 @@ from holdfast.worker import Engine, WorkerOptions, session
 from holdfast.worker.broker import BrokerLostError
 from holdfast.worker.budget import Budget
 from holdfast.worker.delivery import Delivery
-from holdfast.worker.intake import decode
 from holdfast.worker.outbox import MAX_PARSED_BYTES
 from holdfast.worker.session import Session
 
@@ -322,32 +320,6 @@ async def test_no_more_is_parsed_than_what_is_worked_on_next() -> None:
         await it.broker.until_acknowledged(*range(1, 11))
         await asyncio.sleep(0)
         assert it.session._outbox.parsed.used == 0
-
-
-@pytest.mark.parametrize("large", [True, False])
-async def test_large_messages_are_read_beside_the_event_loop(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given large and small messages on one key, then the large ones are read in a thread, and none overtakes another.
-
-    One message of 4 MiB held up heartbeats on a busy machine until the broker gave the worker up.
-    """
-    readers: list[bool] = []
-    def watched(taken: Delivery) -> Any:
-        readers.append(threading.current_thread() is threading.main_thread())
-        return decode(taken)
-
-    monkeypatch.setattr(session, "decode", watched)
-    async with desk() as it:
-        blanks = b" " * (session.READ_BESIDE_BYTES if large else 0)
-        for number in range(1, 7):
-            taken = save(number)
-            if number % 2:
-                taken.body += blanks
-            it.broker.deliver(taken, 0)
-        await it.broker.until_so_many_acknowledged(6)
-
-    assert readers == ([False] * 3 if large else [])
-    versions = [(reply["id"], reply["version"]) for _, _, reply in it.broker.replies]
-    assert sorted(versions) == [(f"id-{number}", number) for number in range(1, 7)]
 
 
 # -- messages that cannot be taken
