@@ -3,6 +3,7 @@
 docs/protocol.md is the promise that these tests hold Holdfast to.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -472,7 +473,7 @@ REFUSED = [
     (b'{"id":"x","op":"save","key":"k","value":[{"a":99999999999999999999}]}', "invalid", "bad_value", "value[0].a"),
     (b'{"id":"x","op":"save","key":"k","value":' + b"[" * 101 + b"]" * 101 + b"}", "invalid", "bad_value", None),
     (b'{"id":"x","op":"save","key":"k","value":' + b"[" * 300 + b"]" * 300 + b"}", "invalid", "bad_value", None),
-    (b'{"id":"x","op":"read","key":"k","' + b"f" * 200_000 + b'":1}', "invalid", "unknown_field", "f" * 200_000),
+    (b'{"id":"x","op":"read","key":"k","' + b"f" * 200_000 + b'":1}', "invalid", "unknown_field", "f" * 200 + "…"),
     (b'{"id":"x","op":"save","key":"k","value":"' + b"v" * 2**20 + b'"}', "too_large", "too_large", "value"),
     (b" " * (4 * 2**20 + 1), "too_large", "too_large", None),
 ]
@@ -567,7 +568,16 @@ def test_a_full_queue_gives_a_negative_confirm(amqp_url: str, mongo_url: str) ->
     taken = next(number for number in range(100) if not takes(number))
     assert taken >= 3
     with running_worker(amqp_url, mongo_url, queue_max_length=3):
-        sender.wait(lambda: sender.ask(read("full"), sender.partition("full"))["version"] == taken)
+        versions: list[int] = []
+
+        def asks() -> bool:
+            # Until the worker has made room, what is sent is refused like before.
+            with contextlib.suppress(pika.exceptions.NackError):
+                versions.append(sender.ask(read("full"), sender.partition("full"))["version"])
+            return bool(versions)
+
+        sender.wait(asks)
+        assert versions == [taken]
     sender.close()
 
 
