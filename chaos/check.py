@@ -103,7 +103,8 @@ def _check_part(paths: Sequence[Path], log: Path, part: int, parts: int, partiti
 async def dump_log(mongo_url: str, path: Path) -> Counter[str]:
     """Write the whole log of the default store to a file of JSON lines. Gives back how many records of which type."""
     store = MongoStore(mongo_url)
-    await store.open()
+    # As it is: what is at fault is to be found, not mended.
+    await store.open(create=False)
     types: Counter[str] = Counter()
     try:
         with path.open("wb") as file:
@@ -119,7 +120,7 @@ async def dump_log(mongo_url: str, path: Path) -> Counter[str]:
 async def verify_log(mongo_url: str) -> list[str]:
     """What breaks the log's own rules, as ``holdfast verify`` finds it."""
     store = MongoStore(mongo_url)
-    await store.open()
+    await store.open(create=False)
     try:
         async with asyncio.timeout(CHECK_TIMEOUT):
             report = await verify(store, DEFAULT_STORE, max_faults=_MAX_FINDINGS)

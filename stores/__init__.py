@@ -2,7 +2,7 @@
 
 from .config import StoreConfig, build_store
 from .inspection import EventPage, InspectableStore, Inspection, Malformed, RecordPage
-from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, KeyPage, Outcome
+from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, KeyPage, Outcome, Suspects
 from .memory import MemoryStore
 from .mongo import MongoStore
 
@@ -22,5 +22,6 @@ __all__ = [
     "Outcome",
     "RecordPage",
     "StoreConfig",
+    "Suspects",
     "build_store",
 ]

@@ -70,7 +70,17 @@ class KeyPage(NamedTuple):
     next: str | None
 
 
-class EventStore(Protocol):
+class Suspects(Protocol):
+    """Notes that outlive a worker: which message it had in hand, alone, in case it is what ends the worker."""
+
+    async def strike(self, mark: str) -> int:
+        """Note it once more, on a majority, and say how often it is noted now."""
+
+    async def clear(self, mark: str) -> None:
+        """Forget it. Harmless if it is not noted."""
+
+
+class EventStore(Suspects, Protocol):
     """A log of one named store. Methods may be called concurrently.
 
     All reads show only what a majority has. Without ``after`` they may be behind (a deposed primary may answer),

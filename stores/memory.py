@@ -2,6 +2,7 @@
 
 import time
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -45,6 +46,7 @@ class MemoryStore:
         # Byte order of UTF-8 is the order of code points, which is how Python compares strings.
         self._keys: list[str] = []
         self._topology: Topology | None = None
+        self._strikes: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"MemoryStore(name={self.name!r})"
@@ -75,6 +77,17 @@ class MemoryStore:
         if self._topology is None:
             self._topology = proposal
         return self._topology
+
+    async def strike(self, mark: str) -> int:
+        """Note it once more, and say how often it is noted now."""
+        self._check_open()
+        self._strikes[mark] += 1
+        return self._strikes[mark]
+
+    async def clear(self, mark: str) -> None:
+        """Forget it."""
+        self._check_open()
+        self._strikes.pop(mark, None)
 
     async def append(self, records: Sequence[Record]) -> Appended:
         """Append in order, up to the first that fails.

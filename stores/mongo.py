@@ -44,6 +44,9 @@ _SCAN_PAGE: Final = 1000
 #: So often a page of keys is looked for among all versions before the versions are skipped.
 _KEY_ROUNDS: Final = 8
 
+#: The collection of messages that may be what kills workers.
+_SUSPECTS: Final = "suspects"
+
 _TOPOLOGY_ID: Final = "holdfast"
 
 
@@ -126,6 +129,32 @@ class MongoStore:
         if not rows:
             raise StoreUnavailable("the topology was removed at this moment")
         return Topology.model_validate(rows[0])
+
+    async def strike(self, mark: str) -> int:
+        """Note it once more, on a majority, and say how often it is noted now."""
+        reply = await self._opened.command(
+            {
+                "findAndModify": _SUSPECTS,
+                "query": {"_id": mark},
+                "update": {"$inc": {"strikes": 1}, "$currentDate": {"time": True}},
+                "upsert": True,
+                "new": True,
+                "writeConcern": self._write_concern,
+            }
+        )
+        if reply.get("writeConcernError"):
+            raise StoreUnavailable("no majority has confirmed the note of a suspect")
+        return int(reply["value"]["strikes"])
+
+    async def clear(self, mark: str) -> None:
+        """Forget it."""
+        await self._opened.command(
+            {
+                "delete": _SUSPECTS,
+                "deletes": [{"q": {"_id": mark}, "limit": 1}],
+                "writeConcern": self._write_concern,
+            }
+        )
 
     async def append(self, records: Sequence[Record]) -> Appended:
         """Append in order, up to the first that fails. At most 1,000 records.

@@ -1,10 +1,13 @@
 """A delivery: one message from a queue, and how much of it is still to be done before it is acknowledged."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from aiormq.abc import DeliveredMessage
 
+from ..events import InvalidError
+from ..events.codec import Decoded
 from ..events.topology import HOP_HEADER, RESERVED_PREFIX
 from .properties import DELIVERY_COUNT_HEADER, UNREADABLE_HEADER
 
@@ -13,9 +16,9 @@ APART_FROM = 3
 #: … and from this one on, the commands in it one at a time. That is slow, and most messages come back for reasons
 #: that are none of theirs: each loss of a connection counts for everything that was in hand.
 SUSPECT_FROM = 5
-#: From this delivery on, a message that is the first to come up in a worker's life is taken for what ended the lives
-#: before. All that was in hand behind it has come back as often, and would be buried with it by the broker.
-POISON_FROM = 7
+#: From this delivery on, a message that comes up in the first session of a worker's life may be what ended the lives
+#: before. All that was in hand with it has come back as often, and would be buried with it by the broker.
+POISON_FROM = 5
 #: Far more deliveries than there ever are, unless a publisher has made them up.
 MAX_COUNT = 1_000_000
 
@@ -44,13 +47,15 @@ class Delivery:
     headers: dict[str, Any]
     #: It came back often enough to keep others out of its way.
     apart: bool = False
-    #: So often that one of those that are like it is what killed workers.
+    #: So often that it, or one that came back with it, may be what killed workers.
     poison: bool = False
     #: The queue that it came out of.
     queue: str = ""
     #: How often it has been delivered, this time included.
     count: int = 1
     is_array: bool = False
+    #: Its body, if that has been read already, or why it cannot be read.
+    decoded: Decoded | InvalidError | None = None
     #: Commands without an answer.
     remaining: int = 0
     #: Bytes that it is counted with while it is in hand.
@@ -87,6 +92,12 @@ class Delivery:
     def reply_address_is_reserved(self) -> bool:
         """Whether the sender names one of Holdfast's own queues for the reply, which nobody may."""
         return self.reply_to is not None and self.reply_to.startswith(RESERVED_PREFIX)
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is known by from one delivery to the next. Messages that are the same in everything share it."""
+        about = repr((self.queue, self.author, self.message_id, self.correlation_id, self.reply_to)).encode()
+        return sha256(sha256(about).digest() + self.body).hexdigest()
 
     @property
     def unreadable(self) -> str | None:

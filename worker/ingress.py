@@ -18,6 +18,7 @@ from ..events.codec import parse_json, usable_id
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
 from ..events.topology import DEFAULT_STORE
+from .beside import READ_BESIDE_BYTES, beside
 from .broker import CannotKeepAuthorError
 from .delivery import Delivery
 from .intake import RESERVED_ADDRESS, Elsewhere
@@ -58,7 +59,10 @@ class Forwarder:
             # Here, because parts of it would be buried one by one.
             self._outbox.bury_whole(delivery, reason="bad_reply_to", detail=RESERVED_ADDRESS)
             return
-        parts, is_array = sort_by_partition(delivery.body, self._partitions)
+        if len(delivery.body) < READ_BESIDE_BYTES:
+            parts, is_array = sort_by_partition(delivery.body, self._partitions)
+        else:
+            parts, is_array = await beside(sort_by_partition, delivery.body, self._partitions)
         delivery.is_array = is_array
         self._outbox.expect(delivery, sum(len(items) for _, items in parts.values()))
         await asyncio.gather(

@@ -21,7 +21,7 @@ from ..events import (
     digest_of,
     partition_of,
 )
-from ..events.codec import parse_json
+from ..events.codec import Decoded, parse_json
 from ..events.replies import error
 from .access import Access
 from .away import AwayLane
@@ -43,6 +43,14 @@ class Elsewhere:
     delivery: Delivery
     #: By partition, in order.
     parts: dict[int, list[Any]]
+
+
+def decode(delivery: Delivery) -> Decoded | InvalidError:
+    """Read a message's body, or say why it cannot be read. Touches nothing else, and so may be done in a thread."""
+    try:
+        return decode_commands(delivery.body, message_id=delivery.message_id or str(uuid_utils.uuid7()))
+    except InvalidError as fault:
+        return fault
 
 
 class Intake:
@@ -77,7 +85,7 @@ class Intake:
         self._access = access
 
     def take(self, delivery: Delivery, partition: int) -> None:
-        """Take one message from the queue of a partition."""
+        """Take one message from the queue of a partition. Its body may have been read before."""
         outbox, letters = self._outbox, _Letters(delivery)
         if delivery.unreadable is not None:
             outbox.bury_whole(delivery, reason="bad_properties", detail=delivery.unreadable)
@@ -85,11 +93,11 @@ class Intake:
         if delivery.reply_address_is_reserved:
             outbox.bury_whole(delivery, reason="bad_reply_to", detail=RESERVED_ADDRESS)
             return
-        try:
-            decoded = decode_commands(delivery.body, message_id=delivery.message_id or str(uuid_utils.uuid7()))
-        except InvalidError as fault:
+        # Let go of it, so that what came of a large message does not stay as long as its commands are in hand.
+        decoded, delivery.decoded = delivery.decoded or decode(delivery), None
+        if isinstance(decoded, InvalidError):
             outbox.expect(delivery, 1)
-            self._refuse(letters, None, fault, None)
+            self._refuse(letters, None, decoded, None)
             letters.send(outbox)
             return
         delivery.is_array = decoded.is_array

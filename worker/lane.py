@@ -58,6 +58,8 @@ class Lane:
         #: When the store was last known not to be away, as far as patience with it goes.
         self._since = 0.0
         self._patience = patience
+        #: Of an attempt that may not take longer.
+        self._limit: asyncio.Timeout | None = None
         self._waiting: deque[Request] = deque()
         self._wake = asyncio.Event()
 
@@ -88,10 +90,14 @@ class Lane:
             for request in answered:
                 # The engine still has the requests of its round. Their values must not stay with them.
                 request.answer = HANDED_OUT
+        if self._limit is not None:
+            # The store has just answered. What the wait takes is none of its fault.
+            self._limit.reschedule(None)
         if self._room is not None:
             await self._room()
-        # The store has just answered. What the wait took is none of its fault.
         self._since = asyncio.get_running_loop().time()
+        if self._limit is not None:
+            self._limit.reschedule(self._since + self._patience)
 
     async def _let_arrive(self) -> None:
         """Let what the socket has received already become requests: a few turns of the event loop, no waiting."""
@@ -134,10 +140,26 @@ class Lane:
         self._since = asyncio.get_running_loop().time()
         async for attempt in retrying:
             with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    # It ends by the store's own timeouts. One that is slow, but there, is not given up.
+                    await self.engine.apply(batch)
+                else:
+                    await self._apply_again(batch)
+
+    async def _apply_again(self, batch: Batch) -> None:
+        """With no more time than there is patience. The driver alone may look for a server for longer than that."""
+        try:
+            async with asyncio.timeout_at(self._since + self._patience) as self._limit:
                 await self.engine.apply(batch)
+        except TimeoutError:
+            if self._limit is None or not self._limit.expired():
+                raise
+            raise StoreUnavailable("it is still away") from None
+        finally:
+            self._limit = None
 
     def _out_of_patience(self, _: RetryCallState) -> bool:
-        return asyncio.get_running_loop().time() - self._since > self._patience
+        return asyncio.get_running_loop().time() - self._since >= self._patience
 
 
 def gather(waiting: deque[Request]) -> list[Request]:

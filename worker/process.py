@@ -162,7 +162,7 @@ class Worker:
                 topology=topology,
                 options=self._options,
                 service_time=self._clock.now,
-                wary=not self._lived,
+                suspects=None if self._lived else self._main,
                 away=self._away,
                 check_interval=self._check_interval,
             )

@@ -7,21 +7,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..events import HistoryCommand, Status, Topology
+from ..events import HistoryCommand, Status, StoreUnavailable, Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
+from ..stores import Suspects
 from .access import Access, conceal
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
+from .beside import READ_BESIDE_BYTES, beside
 from .broker import AmqpBroker, BrokerLostError
 from .delivery import Delivery
 from .engine import Engine
 from .histories import READERS, Histories
 from .ingress import Forwarder
-from .intake import Elsewhere, Intake
+from .intake import Elsewhere, Intake, decode
 from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 #: Seconds of reading messages after which others get a turn of the event loop: heartbeats, and what leaves. One message
 #: may take a tenth of a second, and hundreds of them may be there at once.
 INTAKE_TURN = 0.02
+#: How often a worker takes a message that may be what kills workers, with nothing else in hand, before it is buried.
+STRIKES = 3
 #: Delivery from which on a message that cannot be taken is buried.
 GIVE_UP_FROM = 3
 #: Seconds for tasks to end that are cancelled.
@@ -59,7 +63,7 @@ class Session:
         topology: Topology,
         options: WorkerOptions,
         service_time: Callable[[], int],
-        wary: bool = False,
+        suspects: Suspects | None = None,
         away: Collection[str] = (),
         check_interval: float | None = None,
     ) -> None:
@@ -67,7 +71,8 @@ class Session:
 
         :param check_interval: seconds between two looks at whether the broker takes messages. A node that is cut off
             from the others keeps its connections, and delivers nothing.
-        :param wary: it is the first of its process: the one before may have been killed by a message.
+        :param suspects: where it is noted which message is in hand, for the first session of a process: the one before
+            may have been ended by a message.
         :param away: stores that cannot be reached, while others can: their commands are turned away.
         """
         self._broker = broker
@@ -92,7 +97,7 @@ class Session:
             history=self._ask_for_history,
             access=None if options.access.default == "open" else Access(options.access),
         )
-        self._wary = wary
+        self._suspects = suspects
         self._check_interval = check_interval
         self._draining = False
         self._arrived: asyncio.Queue[tuple[Delivery, int]] = asyncio.Queue()
@@ -195,21 +200,43 @@ class Session:
             await self._outbox.parsed.room()
             if not self._draining:
                 with self._giving_up(delivery):
-                    self._take(delivery, partition)
+                    if self._suspects is not None and delivery.poison:
+                        await self._take_alone(delivery, partition, self._suspects)
+                    else:
+                        await self._read_and_take(delivery, partition)
             if time.monotonic() - turn > INTAKE_TURN:
                 await asyncio.sleep(0)
                 turn = time.monotonic()
 
-    def _take(self, delivery: Delivery, partition: int) -> None:
-        if self._wary and delivery.poison:
-            # Messages are handled in the order in which they come, and one at a time at this stage. So of all that were
-            # in hand when workers died, the first one is it. The others get their chance now.
-            self._wary = False
-            log.error("a message of partition %d, delivered again and again, is taken for poison and buried", partition)
-            detail = f"workers died with it in hand; delivery {delivery.headers.get('x-delivery-count', 0) + 1}"
+    async def _read_and_take(self, delivery: Delivery, partition: int) -> None:
+        if len(delivery.body) >= READ_BESIDE_BYTES:
+            # The next one waits meanwhile, so that none overtakes another.
+            delivery.decoded = await beside(decode, delivery)
+        if not self._draining:
+            self._intake.take(delivery, partition)
+
+    async def _take_alone(self, delivery: Delivery, partition: int, suspects: Suspects) -> None:
+        """Find out whether it is this one that kills workers, as all that come back as often as it may be.
+
+        Nothing else is in hand while it is, and that is noted before: so it alone has ended the lives that it is noted
+        for. The order in which messages came would not tell, with several queues it is another one in every life.
+        """
+        await self._outbox.idle()
+        mark = delivery.fingerprint
+        try:
+            strikes = await suspects.strike(mark)
+        except StoreUnavailable as away:
+            log.warning("a message that may be poison is taken without a note of that: %s", away)
+            strikes = 0
+        if strikes < STRIKES:
+            await self._read_and_take(delivery, partition)
+        else:
+            log.error("a message of partition %d is poison: workers died with it, and it alone, in hand", partition)
+            detail = f"workers died with it in hand; delivery {delivery.count}"
             self._outbox.bury_whole(delivery, reason="poison", detail=detail)
-            return
-        self._intake.take(delivery, partition)
+        await self._outbox.idle()
+        with suppress(StoreUnavailable):
+            await suspects.clear(mark)
 
     def _arrive_at_ingress(self, delivery: Delivery) -> None:
         if not self._draining:

@@ -28,7 +28,7 @@ def all_properties() -> Iterator[None]:
     Whoever leaves last puts the driver's own way back, in whatever order they came.
     """
     if _Driver.readers == 0:
-        _Driver.put_aside = ContentHeader.unmarshal  # type: ignore[method-assign]
+        _Driver.put_aside = ContentHeader.unmarshal
         ContentHeader.unmarshal = _forgiving(unwrap(_Driver.put_aside))  # type: ignore[method-assign]
     _Driver.readers += 1
     try:

@@ -70,3 +70,23 @@ async def test_many_proposals_at_once(store: EventStore) -> None:
     answers = await asyncio.gather(*(store.agree(Topology(partitions=number)) for number in range(1, 21)))
     assert len({answer.partitions for answer in answers}) == 1
     assert await store.agree(Topology(partitions=99)) == answers[0]
+
+
+async def test_strikes_are_counted_by_mark_until_they_are_cleared(store: EventStore) -> None:
+    """Each mark has its own count, whoever counts, and none after it was cleared. The log has nothing of it."""
+    assert [await store.strike("a"), await store.strike("a"), await store.strike("b")] == [1, 2, 1]
+    assert sorted(await asyncio.gather(*(store.strike("c") for _ in range(5)))) == [1, 2, 3, 4, 5]
+    await store.clear("a")
+    await store.clear("never noted")
+    assert [await store.strike("a"), await store.strike("b")] == [1, 2]
+    assert [record async for record in store.scan()] == []
+
+
+async def test_strikes_outlive_those_who_count(closed_store: EventStore) -> None:
+    """What was noted before a store is closed is still noted when it is opened again."""
+    await closed_store.open()
+    await closed_store.strike("a")
+    await closed_store.close()
+    await closed_store.open()
+    assert await closed_store.strike("a") == 2
+    await closed_store.close()

@@ -92,6 +92,12 @@ class ScriptedStore:
     async def agree(self, proposal: Topology) -> Topology:
         return await self.inner.agree(proposal)
 
+    async def strike(self, mark: str) -> int:
+        return await self.inner.strike(mark)
+
+    async def clear(self, mark: str) -> None:
+        await self.inner.clear(mark)
+
     async def append(self, records: Sequence[Record]) -> Appended:
         self.asked.append(list(records))
         appended: Appended = await self._call("append", records, lambda: self.inner.append(records))

@@ -107,6 +107,12 @@ class TurnStore:
     async def agree(self, proposal: Topology) -> Topology:
         return await self.inner.agree(proposal)
 
+    async def strike(self, mark: str) -> int:
+        return await self.inner.strike(mark)
+
+    async def clear(self, mark: str) -> None:
+        await self.inner.clear(mark)
+
     async def append(self, records: Sequence[Record]) -> Appended:
         fault = await Turn("append", fenced=False)
         unknown = Appended([Outcome.UNKNOWN] * len(records), None)

@@ -357,8 +357,10 @@ class Desk:
 
     async def ask(self, command: Any, author: str | None, *, partition: int = 0, **fields: Any) -> Any:
         """Deliver a message and give back what is replied: an object, or all of the replies to an array."""
-        before = len(self.broker.replies)
+        before, acknowledged = len(self.broker.replies), len(self.broker.acknowledged)
         self.take(delivery(command, tag=next(self.tags), author=author, **fields), partition)
+        # A large one is read in a thread.
+        await self.broker.until_so_many_acknowledged(acknowledged + 1)
         await self.idle()
         bodies = [body for _, _, body in self.broker.replies[before:]]
         if isinstance(command, list):

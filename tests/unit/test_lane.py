@@ -201,6 +201,39 @@ async def test_a_store_that_stays_away_ends_the_patience() -> None:
         assert lane.failed == []
 
 
+async def test_patience_ends_also_while_the_store_is_looked_for() -> None:
+    """Given a store that is away, when the driver then looks for it without an end, then the lane gives up in time."""
+    store = await ScriptedStore.opened()
+    looked = asyncio.Event()
+
+    async def look_for_ever(_: Proceed, __: Any) -> Any:
+        looked.set()
+        await asyncio.Event().wait()
+
+    store.script("heads", away, look_for_ever)
+    async with running(engine_on(store), patience=0.05) as lane:
+        lane.lane.add(requests(save("k", 1)))
+        with pytest.raises(StoreLostError, match="still away"):
+            await lane.until(1)
+        assert looked.is_set()
+
+
+async def test_a_wait_for_room_does_not_end_a_second_attempt() -> None:
+    """Given a second attempt that has answers, when these wait for longer than the patience, then it goes on."""
+    store = await ScriptedStore.opened()
+    await apply(engine_on(store.inner), *(save(f"k{number}", "x" * SLICE_BYTES) for number in range(2)))
+    store.script("fence", away)
+    async with running(engine_on(store), patience=0.3) as lane:
+
+        async def wait_for_room() -> None:
+            await asyncio.sleep(0.5)
+
+        lane.lane._room = wait_for_room
+        lane.lane.add(requests(*(read(f"k{number}") for number in range(2))))
+        assert await lane.until(2) == ["ok v1"] * 2
+        assert store.finished
+
+
 async def test_what_a_lane_leaves_open_another_one_finishes() -> None:
     """Given a lane that gave up after its append had landed, when all comes again, then it is recognised."""
     store = await ScriptedStore.opened()

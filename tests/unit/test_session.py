@@ -1,6 +1,7 @@
 """A session: what it does with what comes while it drains, and with messages that may be what kills workers."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,12 +12,14 @@ from support.commands import NOW
 from support.deliveries import RememberingBroker, delivery
 from support.loops import settle
 
-from holdfast.events import Topology, partition_of
+from holdfast.events import StoreUnavailable, Topology, partition_of
 from holdfast.stores import MemoryStore
 from holdfast.worker import Engine, WorkerOptions, session
+from holdfast.worker.beside import READ_BESIDE_BYTES, beside
 from holdfast.worker.broker import BrokerLostError
 from holdfast.worker.budget import Budget
 from holdfast.worker.delivery import Delivery
+from holdfast.worker.intake import decode
 from holdfast.worker.outbox import MAX_PARSED_BYTES
 from holdfast.worker.session import Session
 
@@ -92,10 +95,16 @@ class Desk:
     """A session at work."""
 
     def __init__(
-        self, *, wary: bool, drain_timeout: float, partitions: int, check_interval: float | None = None
+        self,
+        *,
+        wary: bool,
+        drain_timeout: float,
+        partitions: int,
+        check_interval: float | None = None,
+        store: SlowStore | None = None,
     ) -> None:
         self.broker = ScriptedBroker()
-        self.store = SlowStore()
+        self.store = store or SlowStore()
         self.stopping = asyncio.Event()
         self.ready = asyncio.Event()
         self.session = Session(
@@ -104,7 +113,7 @@ class Desk:
             topology=Topology(partitions=partitions),
             options=WorkerOptions(amqp_url="amqp://nowhere/", partitions=partitions, drain_timeout=drain_timeout),
             service_time=lambda: NOW,
-            wary=wary,
+            suspects=self.store if wary else None,
             check_interval=check_interval,
         )
         self.running = asyncio.ensure_future(self.session.run(self.stopping, on_ready=self.ready.set))
@@ -112,10 +121,17 @@ class Desk:
 
 @asynccontextmanager
 async def bare_desk(
-    *, wary: bool = False, drain_timeout: float = 25, partitions: int = 1, check_interval: float | None = None
+    *,
+    wary: bool = False,
+    drain_timeout: float = 25,
+    partitions: int = 1,
+    check_interval: float | None = None,
+    store: SlowStore | None = None,
 ) -> AsyncIterator[Desk]:
     """A session that is about to begin."""
-    made = Desk(wary=wary, drain_timeout=drain_timeout, partitions=partitions, check_interval=check_interval)
+    made = Desk(
+        wary=wary, drain_timeout=drain_timeout, partitions=partitions, check_interval=check_interval, store=store
+    )
     await made.store.open()
     yield made
     made.running.cancel()
@@ -200,20 +216,84 @@ async def test_a_reply_that_cannot_be_published_ends_the_session() -> None:
     assert it.broker.acknowledged == []
 
 
-async def test_a_new_worker_buries_the_first_message_that_came_back_too_often() -> None:
-    """Given messages that workers died with, when a new one meets them, then the first is buried, the others done."""
-    async with desk(wary=True) as it:
-        it.broker.deliver(save(1), 0)
-        for number in (2, 3, 4):
-            often = {"suspect": True, "apart": True, "poison": True, "redelivered": True}
-            it.broker.deliver(save(number, **often, headers={"x-delivery-count": 6}), 0)
-        await it.broker.until_so_many_acknowledged(4)
+def often(number: int, **fields: Any) -> Delivery:
+    """A message that has come back often enough to be suspected."""
+    marks = {"suspect": True, "apart": True, "poison": True, "redelivered": True, "count": 5}
+    return save(number, **marks, **fields)
 
-    assert sorted(it.broker.acknowledged) == [1, 2, 3, 4]
-    assert [(reason, detail) for _, reason, detail in it.broker.buried] == [
-        ("poison", "workers died with it in hand; delivery 7")
-    ]
-    assert sorted(reply["id"] for _, _, reply in it.broker.replies) == ["id-1", "id-3", "id-4"]
+
+async def test_what_ends_workers_is_found_in_whatever_order_messages_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given four messages that came back as often, of which one ends workers, then it is buried, the others are done.
+
+    It takes three lives, in each of which they come in another order, as messages of several queues do.
+    """
+    store, buried, answered = SlowStore(), list[str](), list[str]()
+    left = {1, 2, 3, 4}
+    lives = 0
+    orders = iter([(4, 3, 1, 2), (3, 1, 2, 4), (2, 1, 4, 3)])
+    while 3 in left:
+        lives += 1
+        async with desk(wary=True, store=store) as it:
+            take = it.session._intake.take
+            deadly = asyncio.Event()
+
+            def taken(
+                one: Delivery, partition: int, *, it: Desk = it, take: Any = take, deadly: asyncio.Event = deadly
+            ) -> None:
+                if one.tag != 3:
+                    take(one, partition)
+                    return
+                it.session._outbox.expect(one, 1)
+                deadly.set()
+
+            monkeypatch.setattr(it.session._intake, "take", taken)
+            present = [number for number in next(orders) if number in left]
+            for number in present:
+                it.broker.deliver(often(number), 0)
+            done = asyncio.create_task(it.broker.until_so_many_acknowledged(len(present)))
+            died = asyncio.create_task(deadly.wait())
+            await asyncio.wait({done, died}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            assert done.done() or died.done()
+            died.cancel()
+            done.cancel()
+            left -= set(it.broker.acknowledged)
+            buried += [reason for _, reason, _ in it.broker.buried]
+            answered += [reply["id"] for _, _, reply in it.broker.replies]
+
+    assert (lives, left, buried, sorted(answered)) == (3, set(), ["poison"], ["id-1", "id-2", "id-4"])
+    assert await store.strike(often(3).fingerprint) == 1
+
+
+async def test_a_suspect_is_alone_in_hand() -> None:
+    """Given messages in hand, when a suspect comes, then it is not noted before they are done; the next ones wait."""
+    async with desk(wary=True) as it:
+        it.store.open_gate.clear()
+        it.broker.deliver(read(1), 0)
+        it.broker.deliver(often(2), 0)
+        it.broker.deliver(save(3), 0)
+        await settle(100)
+        assert it.session._outbox.parsed.used == len(read(1).body)
+        assert await it.store.strike(often(2).fingerprint) == 1
+        it.store.open_gate.set()
+        await it.broker.until_so_many_acknowledged(3)
+
+    assert it.broker.acknowledged == [1, 2, 3]
+    assert it.broker.buried == []
+
+
+async def test_a_suspect_is_served_while_nothing_can_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a store for notes that is away, when a suspect comes, then it is served like any other."""
+    async with desk(wary=True) as it:
+
+        async def away(_: str) -> int:
+            raise StoreUnavailable("scripted")
+
+        monkeypatch.setattr(it.store, "strike", away)
+        monkeypatch.setattr(it.store, "clear", away)
+        it.broker.deliver(often(1), 0)
+        await it.broker.until_acknowledged(1)
+
+    assert [reply["status"] for _, _, reply in it.broker.replies] == ["ok"]
 
 
 async def test_a_worker_that_has_lived_buries_nothing_for_its_age() -> None:
@@ -310,9 +390,10 @@ async def test_no_more_is_parsed_than_what_is_worked_on_next() -> None:
         body = orjson.dumps({"op": "read", "id": "x", "key": "k"}) + b" " * (MAX_PARSED_BYTES // 4)
         for tag in range(1, 11):
             it.broker.deliver(delivery(body, tag=tag), 0)
-        # More turns than it takes to parse all of them.
-        for _ in range(1000):
-            await asyncio.sleep(0)
+        # More turns, and turns of the reader, than it takes to parse all of them.
+        for _ in range(50):
+            await beside(int)
+            await settle(20)
         assert it.session._outbox.in_hand.used == 10 * len(body)
         assert it.session._outbox.parsed.used == 4 * len(body)
 
@@ -320,6 +401,33 @@ async def test_no_more_is_parsed_than_what_is_worked_on_next() -> None:
         await it.broker.until_acknowledged(*range(1, 11))
         await asyncio.sleep(0)
         assert it.session._outbox.parsed.used == 0
+
+
+@pytest.mark.parametrize("large", [True, False])
+async def test_large_messages_are_read_beside_the_event_loop(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given large and small messages on one key, then the large ones are read in a thread, and none overtakes another.
+
+    One message of 4 MiB held up heartbeats on a busy machine until the broker gave the worker up.
+    """
+    readers: list[bool] = []
+
+    def watched(taken: Delivery) -> Any:
+        readers.append(threading.current_thread() is threading.main_thread())
+        return decode(taken)
+
+    monkeypatch.setattr(session, "decode", watched)
+    async with desk() as it:
+        blanks = b" " * (READ_BESIDE_BYTES if large else 0)
+        for number in range(1, 7):
+            taken = save(number)
+            if number % 2:
+                taken.body += blanks
+            it.broker.deliver(taken, 0)
+        await it.broker.until_so_many_acknowledged(6)
+
+    assert readers == ([False] * 3 if large else [])
+    versions = [(reply["id"], reply["version"]) for _, _, reply in it.broker.replies]
+    assert sorted(versions) == [(f"id-{number}", number) for number in range(1, 7)]
 
 
 # -- messages that cannot be taken
