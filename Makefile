@@ -13,9 +13,12 @@ demo: ## real flights through real servers, and a worker killed on the way; ALL=
 	@sh scripts/bootstrap
 	@$(PYTHON) -m examples.flights $(if $(filter-out 0,$(ALL)),--all)
 
-test: ## run the tests on real servers; PYTEST_ARGS='-k watch -x' to choose
+# Tests wait for servers more than they compute, so more of them than there are cores; a file's tests share its servers.
+PROCESSES = 3
+
+test: ## run the tests on real servers; PYTEST_ARGS='-k watch -x' to choose, PROCESSES=0 for one after another
 	@sh scripts/bootstrap test
-	@.venv/bin/pytest $(PYTEST_ARGS)
+	@.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 bench: ## measure throughput and latency
 	@sh scripts/bootstrap bench

@@ -6,6 +6,7 @@ tests that don't ask for it.
 
 import contextlib
 import shutil
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("holdfast"), derandomize=False, max_examples=1000)
 settings.load_profile("holdfast")
+
+
+# Shells have what they start in the background ignore it, and so would all that tests start and then interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

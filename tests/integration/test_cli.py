@@ -202,7 +202,7 @@ def test_ctrl_c_while_waiting_for_an_answer(amqp_url: str) -> None:
             assert process.returncode == 130
         finally:
             process.kill()
-    connection.close()
+            connection.close()
 
 
 def test_a_reader_that_has_read_enough(service: Service) -> None:
