@@ -89,10 +89,11 @@ async def test_partitions_change_hands_in_order(cluster: Cluster) -> None:
     # One that yields every partition, and one that takes them all.
     low = min(names, key=lambda name: max(priority(name, partition) for partition in range(PARTITIONS)))
     takers = [name for name in names if all(priority(name, p) > priority(low, p) for p in range(PARTITIONS))]
-    old, new = cluster.worker(low), cluster.worker(takers[0])
+    # No heartbeat is to notice that the old one is frozen for a while, however slow the machine is.
+    old, new = (cluster.worker(name, heartbeat=60) for name in (low, takers[0]))
     await asyncio.to_thread(old.start)
     async with holdfast.connect(cluster.amqp_url) as client:
-        joining, away, leaving = (Load(client, saves=12_000, keys=100, name=name) for name in ("join", "away", "leave"))
+        joining, away, leaving = (Load(client, saves=6_000, keys=100, name=name) for name in ("join", "away", "leave"))
         running = asyncio.create_task(joining.run())
         await joining.at(0.2)
         await asyncio.to_thread(new.start)
