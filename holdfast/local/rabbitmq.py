@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+from tenacity import Retrying, retry_if_exception_message, stop_after_attempt, wait_fixed
+
 from .cache import Progress, log_progress
 from .errors import ServerStateError
 from .ports import LOOPBACK, free_port
@@ -20,6 +22,8 @@ from .server import Server
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
 _CONTROL_TIMEOUT_SECONDS = 60.0
+#: Attempts at talking to a node.
+_HANDSHAKES = 4
 
 
 class RabbitServer(Server):
@@ -107,7 +111,15 @@ class RabbitServer(Server):
         if self.program.erl_call is None:
             return self.ctl("eval", f"{code}.").strip()
         place = f"{self.node.partition('@')[2]}:{self._remembered('dist_port')}"
-        output = self._run(
+        # A busy node may be late for the handshake, on which nothing was evaluated yet.
+        call = Retrying(
+            retry=retry_if_exception_message(match=r"(?s).*failed to connect to node"),
+            stop=stop_after_attempt(_HANDSHAKES),
+            wait=wait_fixed(0.3),
+            reraise=True,
+        )
+        output = call(
+            self._run,
             [str(self.program.erl_call), "-address", place, "-fetch_stdout", "-e"],
             stdin=f'io:format("~0tp", [begin {code} end]).\n',
             timeout=timeout,
