@@ -68,7 +68,7 @@ async def test_a_command_that_cannot_be_processed_is_told_and_buried(cluster: Cl
 
 
 async def test_a_message_that_kills_workers_is_buried_and_its_neighbours_survive(cluster: Cluster) -> None:
-    """After six deaths the deadly message is buried; all that was in hand with it, of whatever partition, is applied."""
+    """After six deaths the deadly message is buried; all that was in hand with it, of any partition, is applied."""
     worker = await poisoned(cluster, "die")
     deaths = 0
     try:
