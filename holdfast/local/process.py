@@ -97,7 +97,8 @@ class ProcessRef:
         """A pidfd, checked after it was opened, so that the id cannot change hands in between."""
         try:
             fd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        except (ProcessLookupError, FileNotFoundError):
+            # The second one in the moment in which it is taken off the process table.
             yield None
             return
         try:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -394,3 +395,17 @@ def test_the_mirror_is_the_one_that_apt_uses(tmp_path: Path, file: str, text: st
 def test_no_mirror_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(ServerNotFoundError, match="no mirror"):
         apt_mirror(tmp_path, Path(os.devnull))
+
+
+@pytest.mark.parametrize("error", [ProcessLookupError, FileNotFoundError])
+def test_a_process_that_ends_at_this_moment_is_gone(error: type[OSError], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever way the kernel says that there is no such process any more, signals and waits say so too."""
+    ref = ProcessRef.of(os.getpid())
+    assert ref is not None
+
+    def gone(_: int) -> int:
+        raise error
+
+    monkeypatch.setattr(os, "pidfd_open", gone)
+    assert not ref.signal(signal.SIGTERM)
+    assert ref.wait(0)
