@@ -63,9 +63,13 @@ class ProcessRef:
         )
 
     def stopped(self) -> bool:
-        """Whether the process is frozen by SIGSTOP."""
-        fields = _stat(self.pid)
-        return fields is not None and fields[0] in "Tt"
+        """Whether the process, with all of its threads, is frozen by SIGSTOP."""
+        try:
+            threads = [int(thread.name) for thread in Path(f"/proc/{self.pid}/task").iterdir()]
+        except OSError:
+            return False
+        states = [fields[0] for thread in threads if (fields := _stat(thread)) is not None]
+        return bool(states) and all(state in "Tt" for state in states)
 
     def signal(self, number: signal.Signals) -> bool:
         """Sends a signal to this process and no other; False if it is gone."""

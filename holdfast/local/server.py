@@ -14,6 +14,8 @@ from .errors import ServerStartError, ServerStateError
 from .process import SupervisedProcess, load_state, save_state, tail
 
 _POLL_SECONDS = 0.05
+#: For all threads of a process to be frozen.
+_STOP_SECONDS = 10.0
 
 
 class Server(ABC):
@@ -125,6 +127,12 @@ class Server(ABC):
     def pause(self) -> None:
         """Freezes the process (SIGSTOP): sockets stay open, nothing answers. ServerStateError if it is not running."""
         self._signal(signal.SIGSTOP)
+        # On a busy machine its threads may still run for a moment.
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self._process is not None and self.running and not self._process.main.stopped():
+            if time.monotonic() > deadline:
+                raise ServerStateError(f"{self.kind} does not stop")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Undoes `pause`. ServerStateError if it is not running."""
