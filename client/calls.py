@@ -18,6 +18,7 @@ from ..events import (
     TooLargeError,
     Unavailable,
     UnknownStoreError,
+    UnsupportedError,
 )
 
 Wire = dict[str, Any]
@@ -104,6 +105,8 @@ def to_error(reply: Reply, call: Call) -> HoldfastError:
             )
         case "invalid" if code == "id_reused":
             return IdReusedError(message)
+        case "invalid" if code == "unsupported":
+            return UnsupportedError(message)
         case "invalid":
             return InvalidError(_without(field, message), code=code, field=field)
         case "too_large":

@@ -36,6 +36,7 @@ from .errors import (
     TooLargeError,
     Unavailable,
     UnknownStoreError,
+    UnsupportedError,
 )
 from .etags import make_etag
 from .records import Event, Record, Refusal, digest_of
@@ -82,6 +83,7 @@ __all__ = [
     "Topology",
     "Unavailable",
     "UnknownStoreError",
+    "UnsupportedError",
     "check_id",
     "check_key",
     "check_value",

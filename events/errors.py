@@ -6,7 +6,8 @@
     ├── ConflictError          somebody else wrote first: read again, decide again
     ├── InvalidError           the command itself is wrong: mend it (also a ValueError)
     │   ├── TooLargeError      the value is over the configured limit
-    │   └── IdReusedError      the command id was used before, for something else
+    │   ├── IdReusedError      the command id was used before, for something else
+    │   └── UnsupportedError   the store does not offer what the command needs: for good
     ├── UnknownStoreError      no store of that name is configured: for good
     ├── DeniedError            not allowed for this user
     ├── Unavailable            certainly not applied: try again later
@@ -94,6 +95,13 @@ class IdReusedError(InvalidError):
     """The command id belongs to an earlier command of other content or of another author."""
 
     def __init__(self, message: str, *, code: str = "id_reused", field: str | None = "id") -> None:
+        super().__init__(message, code=code, field=field)
+
+
+class UnsupportedError(InvalidError):
+    """The store is of a type that does not offer what the command needs. Nothing was changed."""
+
+    def __init__(self, message: str, *, code: str = "unsupported", field: str | None = None) -> None:
         super().__init__(message, code=code, field=field)
 
 

@@ -27,6 +27,7 @@ from .events import (
     TooLargeError,
     Unavailable,
     UnknownStoreError,
+    UnsupportedError,
 )
 from .plaintext import PlaintextWarning
 
@@ -52,5 +53,6 @@ __all__ = [
     "TooLargeError",
     "Unavailable",
     "UnknownStoreError",
+    "UnsupportedError",
     "connect",
 ]

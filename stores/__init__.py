@@ -1,5 +1,6 @@
 """Where the log is kept: the EventStore interface and its implementations."""
 
+from .capabilities import lacking, unsupported
 from .config import StoreConfig, build_store
 from .inspection import EventPage, InspectableStore, Inspection, Malformed, RecordPage
 from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, KeyPage, Outcome, Suspects
@@ -24,4 +25,6 @@ __all__ = [
     "StoreConfig",
     "Suspects",
     "build_store",
+    "lacking",
+    "unsupported",
 ]

@@ -8,7 +8,7 @@ that changed nothing). Two rules of the log carry everything else: a command id 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..events import Event, Record, Topology
 
@@ -70,6 +70,7 @@ class KeyPage(NamedTuple):
     next: str | None
 
 
+@runtime_checkable
 class Suspects(Protocol):
     """Notes that outlive a worker: which message it had in hand, alone, in case it is what ends the worker."""
 
@@ -80,6 +81,7 @@ class Suspects(Protocol):
         """Forget it. Harmless if it is not noted."""
 
 
+@runtime_checkable
 class EventStore(Suspects, Protocol):
     """A log of one named store. Methods may be called concurrently.
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..events import (
 )
 from ..events.codec import Decoded, parse_json
 from ..events.replies import error
+from ..stores import unsupported
 from .access import Access
 from .away import AwayLane
 from .batch import Request
@@ -67,6 +68,7 @@ class Intake:
         forward: Callable[[Elsewhere], None],
         history: Callable[[Delivery, HistoryCommand], None],
         access: Access | None = None,
+        lacking: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Make an intake.
 
@@ -74,6 +76,7 @@ class Intake:
         :param forward: takes commands that belong elsewhere; it answers for them.
         :param history: takes what is too slow for the commit loop; it answers for it.
         :param access: who may do what; None lets everybody do everything.
+        :param lacking: of each store that cannot serve all operations, those that it cannot.
         """
         self._lanes = lanes
         self._outbox = outbox
@@ -83,6 +86,7 @@ class Intake:
         self._forward = forward
         self._history = history
         self._access = access
+        self._lacking = lacking or {}
 
     def take(self, delivery: Delivery, partition: int) -> None:
         """Take one message from the queue of a partition. Its body may have been read before."""
@@ -123,6 +127,10 @@ class Intake:
                 continue
             if store not in self._lanes:
                 answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {store!r} is configured")
+                self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
+                continue
+            if self._lacking and command.op in self._lacking.get(store, ()):
+                answer = unsupported(store, f"the operation {command.op!r}")
                 self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
                 continue
             if isinstance(command, HistoryCommand):

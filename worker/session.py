@@ -13,7 +13,7 @@ from typing import Any
 from ..events import HistoryCommand, Status, StoreUnavailable, Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
-from ..stores import Suspects
+from ..stores import Suspects, lacking
 from .access import Access, conceal
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
@@ -96,6 +96,7 @@ class Session:
             forward=lambda elsewhere: self._beside(self._pass_on(elsewhere)),
             history=self._ask_for_history,
             access=None if options.access.default == "open" else Access(options.access),
+            lacking={name: missing for name, engine in engines.items() if (missing := lacking(engine.store))},
         )
         self._suspects = suspects
         self._check_interval = check_interval

@@ -41,7 +41,7 @@ class StillLane:
 class Desk:
     """An intake, with all that it hands things to."""
 
-    def __init__(self, *, max_value_bytes: int = 1000) -> None:
+    def __init__(self, *, max_value_bytes: int = 1000, lacking: dict[str, set[str]] | None = None) -> None:
         self.lanes = {store: StillLane() for store in ("default", "other")}
         self.outbox = Outbox(RememberingBroker(), stamp=dict)
         self.elsewhere: list[Elsewhere] = []
@@ -54,6 +54,7 @@ class Desk:
             describe=lambda: {"status": "ok", "partitions": PARTITIONS},
             forward=self.elsewhere.append,
             history=lambda delivery, command: self.histories.append((delivery, command)),
+            lacking=lacking,
         )
 
     def take(self, taken: Delivery, partition: int = HOME) -> Delivery:
@@ -259,6 +260,21 @@ def test_an_unknown_store(op: str) -> None:
     desk.take(delivery(body, reply_to=None), home)
     [(buried, reason)] = desk.buried
     assert (orjson.loads(buried), reason) == (body, "unknown_store")
+
+
+def test_what_a_store_does_not_offer() -> None:
+    """Given a store that lacks an operation, when it is asked for, then it is told so; other stores are asked."""
+    desk = Desk(lacking={"default": {"history"}})
+    body = {"op": "history", "id": "x", "key": KEY}
+    desk.take(delivery(body))
+    desk.take(delivery(save()))
+    assert [(told["status"], told["error"]["code"]) for told in desk.told] == [("invalid", "unsupported")]
+    assert [made.command.op for made in desk.requests] == ["save"]
+    far = partition_of("other", KEY, PARTITIONS)
+    desk.take(delivery(body | {"store": "other"}), far)
+    assert [command.store for _, command in desk.histories] == ["other"]
+    desk.take(delivery(body, reply_to=None))
+    assert [reason for _, reason in desk.buried] == ["unsupported"]
 
 
 @pytest.mark.parametrize("address", ["holdfast.commands.3", "holdfast.ingress", "holdfast.dead"])
