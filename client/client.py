@@ -33,6 +33,7 @@ from .dispatcher import Dispatcher
 from .entry import Entry, Save, Service, to_datetime
 from .link import CONNECT_TIMEOUT, Link
 from .places import Places
+from .queries import Condition, FieldPath, Order, QueryPage, query_command, query_page
 from .state import PersistentState
 from .turns import Turns
 
@@ -344,6 +345,76 @@ class Client:
             for event in page.events or ():
                 yield event
             following = page.next
+
+    async def query(
+        self,
+        condition: Condition | None = None,
+        *,
+        prefix: str = "",
+        sort: Sequence[Order | str] = (),
+        projection: Sequence[FieldPath] | None = None,
+        limit: int = 100,
+        token: str | None = None,
+        explain: bool = False,
+        store: str | None = None,
+        timeout: float | None = None,
+    ) -> QueryPage:
+        """A page of the current values that match; of keys that this user may both query and read.
+
+        Each entry was in the log like that when it was looked up: none of them is deleted or expired. What was written
+        after the page's ``as_of`` may be missing, and entries may stand where they stood before it.
+
+        :param condition: such as ``field("age").gte(18) & ~field("left").exists()``; None for all.
+        :param prefix: what the keys begin with.
+        :param sort: orders or names of fields, up to four; by key without any.
+        :param projection: fields of the values that are wanted; None for all.
+        :param limit: entries at most, up to 1,000. A page may be shorter, and even empty, with more behind it.
+        :param token: of the page before, which was asked for by the same condition, prefix and sort.
+        :param explain: find nothing, and tell only whether every key would be looked at.
+        :raises InvalidError: if the query is wrong, or (code ``scan``) would look at every key where that is forbidden.
+        :raises Unavailable: if it takes too long (an index may help), or the store is away.
+        """
+        command = query_command(
+            condition, prefix=prefix, sort=sort, projection=projection, limit=limit, token=token, explain=explain
+        )
+        name = store or self._store
+        if name != DEFAULT_STORE:
+            command["store"] = name
+        # It is about no one key: any partition will do, and each time another one spreads the work.
+        route = str(uuid_utils.uuid7())
+        return query_page(await self._call(command, name, route, timeout, route, mutates=False), name)
+
+    async def iter_query(
+        self,
+        condition: Condition | None = None,
+        *,
+        prefix: str = "",
+        sort: Sequence[Order | str] = (),
+        projection: Sequence[FieldPath] | None = None,
+        store: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Entry, None]:
+        """All entries that match, read a page at a time as the loop over them goes on. See :meth:`query`.
+
+        :param timeout: seconds for each page.
+        """
+        token: str | None = None
+        while True:
+            page = await self.query(
+                condition,
+                prefix=prefix,
+                sort=sort,
+                projection=projection,
+                limit=MAX_PAGE,
+                token=token,
+                store=store,
+                timeout=timeout,
+            )
+            for entry in page.entries:
+                yield entry
+            token = page.token
+            if token is None:
+                return
 
     async def describe(self, *, timeout: float | None = None) -> Service:
         """What the service says of itself: partitions, stores, limits, its time."""

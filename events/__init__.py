@@ -13,6 +13,7 @@ from .commands import (
     HistoryCommand,
     KeyCommand,
     Mutation,
+    QueryCommand,
     ReadCommand,
     SaveCommand,
     check_id,
@@ -40,7 +41,7 @@ from .errors import (
 )
 from .etags import make_etag
 from .records import Event, Record, Refusal, digest_of
-from .replies import ErrorInfo, HistoryEntry, Reply, Status
+from .replies import ErrorInfo, HistoryEntry, QueryEntry, Reply, Status
 from .topology import Topology, partition_of, partition_queue
 from .urls import mask_url
 from .values import check_value
@@ -69,6 +70,8 @@ __all__ = [
     "Mutation",
     "NotReadError",
     "OutcomeUnknown",
+    "QueryCommand",
+    "QueryEntry",
     "ReadCommand",
     "Record",
     "Refusal",

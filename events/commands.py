@@ -16,6 +16,7 @@ from .limits import (
     MAX_STORE_LENGTH,
     PROTOCOL_VERSION,
 )
+from .queries import MAX_TOKEN_LENGTH, parse_filter, parse_projection, parse_sort
 from .topology import DEFAULT_STORE
 from .values import check_value, shorten
 
@@ -70,6 +71,27 @@ def _check_metadata(metadata: Any) -> dict[str, str]:
     if size > MAX_METADATA_BYTES:
         raise InvalidError(f"is limited to {MAX_METADATA_BYTES} bytes", code="bad_metadata", field="metadata")
     return dict(metadata)
+
+
+def _check_prefix(prefix: str) -> str:
+    return _check_text(prefix, "prefix", MAX_KEY_BYTES) if prefix else prefix
+
+
+def _check_filter(data: Any) -> Any:
+    if data is not None:
+        parse_filter(data)
+    return data
+
+
+def _check_sort(data: Any) -> Any:
+    parse_sort(data)
+    return data
+
+
+def _check_projection(data: Any) -> Any:
+    if data is not None:
+        parse_projection(data)
+    return data
 
 
 Key = Annotated[str, AfterValidator(check_key)]
@@ -148,6 +170,27 @@ class HistoryCommand(_KeyCommand):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
 
 
+class QueryCommand(_Command):
+    """A page of the current values that match, of those keys that the sender may query and read."""
+
+    op: Literal["query"]
+    store: StoreName = DEFAULT_STORE
+    #: What the keys begin with.
+    prefix: Annotated[str, AfterValidator(_check_prefix)] = ""
+    #: As in queries.py; null for all. Checked here, and read into a tree where it is used.
+    filter: Annotated[Any, PlainValidator(_check_filter)] = None
+    #: Orders by fields; by key where there are none.
+    sort: Annotated[list[Any], PlainValidator(_check_sort)] = []
+    #: Members of the values to be shown; null for all.
+    projection: Annotated[list[Any] | None, PlainValidator(_check_projection)] = None
+    #: Entries at most.
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+    #: Of the page before.
+    token: Annotated[str, StringConstraints(max_length=MAX_TOKEN_LENGTH)] | None = None
+    #: Tell how it would be answered, and nothing else.
+    explain: bool = False
+
+
 class DescribeCommand(_Command):
     """The service's protocol range, partitions, epoch, stores, limits and time."""
 
@@ -156,5 +199,5 @@ class DescribeCommand(_Command):
 
 Mutation = SaveCommand | DeleteCommand
 KeyCommand = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand
-Command = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand | DescribeCommand
+Command = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand | QueryCommand | DescribeCommand
 AnyCommand = Annotated[Command, Field(discriminator="op")]

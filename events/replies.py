@@ -56,6 +56,18 @@ class HistoryEntry(BaseModel):
     metadata: dict[str, str] | None = None
 
 
+class QueryEntry(BaseModel):
+    """A key that a query has found, at its current version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    value: Any
+    etag: str
+    version: int
+    updated_at: int
+
+
 class Reply(BaseModel):
     """The answer to one command. Fields that this version does not know are passed over."""
 
@@ -83,6 +95,15 @@ class Reply(BaseModel):
     events: list[HistoryEntry] | None = None
     #: Give this as ``after_version`` for the next page; null on the last one.
     next: int | None = None
+
+    # Of query:
+    entries: list[QueryEntry] | None = None
+    #: Give this for the next page; null on the last one.
+    token: str | None = None
+    #: Every key is looked at, because no index serves the query.
+    scan: bool | None = None
+    #: Service time: every write that was acknowledged before is seen.
+    as_of: int | None = None
 
     # Of describe:
     partitions: int | None = None

@@ -10,7 +10,19 @@
         await client.delete("user/42", etag=entry.etag)
 """
 
-from .client import Client, Entry, PersistentState, Save, Service, connect
+from .client import (
+    Client,
+    Condition,
+    Entry,
+    Field,
+    Order,
+    PersistentState,
+    QueryPage,
+    Save,
+    Service,
+    connect,
+    field,
+)
 from .events import (
     AbsentError,
     ClosedError,
@@ -35,18 +47,22 @@ __all__ = [
     "AbsentError",
     "Client",
     "ClosedError",
+    "Condition",
     "ConflictError",
     "DeniedError",
     "Entry",
     "ExpiredError",
+    "Field",
     "HistoryEntry",
     "HoldfastError",
     "IdReusedError",
     "InvalidError",
     "NotReadError",
+    "Order",
     "OutcomeUnknown",
     "PersistentState",
     "PlaintextWarning",
+    "QueryPage",
     "RemoteError",
     "Save",
     "Service",
@@ -55,4 +71,5 @@ __all__ = [
     "UnknownStoreError",
     "UnsupportedError",
     "connect",
+    "field",
 ]

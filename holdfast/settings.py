@@ -90,6 +90,7 @@ class Settings(BaseSettings):
             queue_max_length=self.queue_max_length,
             health_file=self.health_file,
             access=self._access(),
+            without_scans=frozenset(name for name, store in self._config.stores.items() if not store.scans),
             **given,
         )
 
@@ -108,7 +109,7 @@ class Settings(BaseSettings):
         """
         urls = [self.amqp_url.get_secret_value()]
         if stores:
-            urls += [store.url for store in self._stores.values() if store.url]
+            urls += chain.from_iterable(store.urls for store in self._stores.values())
         meant = {host.strip() for host in self.plaintext_hosts.split(",")}
         return [host for host in dict.fromkeys(chain(*map(exposed_hosts, urls))) if host not in meant]
 

@@ -2,29 +2,43 @@
 
 from .capabilities import lacking, unsupported
 from .config import StoreConfig, build_store
+from .indexes import Candidate, IndexQuery, IndexState, QueryTimeoutError, narrow
 from .inspection import EventPage, InspectableStore, Inspection, Malformed, RecordPage
-from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, KeyPage, Outcome, Suspects
+from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, IndexedStore, KeyPage, Outcome, Suspects
 from .memory import MemoryStore
 from .mongo import MongoStore
+from .names import checked_name
+from .scopes import KeyScope
+from .types import StoreOptions, StoreType
 
 __all__ = [
     "AlreadyApplied",
     "Appended",
+    "Candidate",
     "EventPage",
     "EventStore",
     "Fence",
     "Head",
+    "IndexQuery",
+    "IndexState",
+    "IndexedStore",
     "InspectableStore",
     "Inspection",
     "KeyPage",
+    "KeyScope",
     "Malformed",
     "MemoryStore",
     "MongoStore",
     "Outcome",
+    "QueryTimeoutError",
     "RecordPage",
     "StoreConfig",
+    "StoreOptions",
+    "StoreType",
     "Suspects",
     "build_store",
+    "checked_name",
     "lacking",
+    "narrow",
     "unsupported",
 ]

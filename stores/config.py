@@ -3,51 +3,106 @@
 [stores.default]
 type = "mongo"
 url = "mongodb://db1,db2,db3/holdfast?replicaSet=rs0"
+indexes = ["address.city", "age"]
 
 [stores.scratch]
 type = "memory"
 """
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
 
-from ..events import StoreConfigError
-from .interface import EventStore
-from .memory import MemoryStore
-from .mongo import DEFAULT_TIMEOUT_SECONDS, MongoStore
+from ..events import InvalidError, StoreConfigError
+from ..events.queries import Path, parse_path
+from .interface import EventStore, IndexedStore
+from .types import StoreOptions, StoreType, find_type
+
+
+def _check_type(name: str) -> str:
+    try:
+        find_type(name)
+    except StoreConfigError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+def _check_indexes(fields: list[str]) -> list[str]:
+    for field in fields:
+        index_path(field)
+    if len(set(fields)) != len(fields):
+        raise ValueError("a field stands there twice")
+    return fields
+
+
+def index_path(field: str) -> Path:
+    """The path of a declared index.
+
+    :raises ValueError: if there can be no index on it.
+    """
+    try:
+        path = parse_path(field)
+    except InvalidError as error:
+        raise ValueError(f"{field!r}: {error}") from None
+    if not path or any(name.startswith("$") for name in path):
+        raise ValueError(f"{field!r}: an index is on a member of values, whose name does not begin with '$'")
+    return path
 
 
 class StoreConfig(BaseModel):
-    """What one named store is made of. Its URL may hold a password and stays out of reprs and errors."""
+    """What one named store is made of: its type, what all stores have, and the options of its type.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    Options may be secret, such as a password in a URL, and stay out of reprs and errors.
+    """
 
-    #: ``mongo`` keeps the log in a MongoDB replica set; ``memory`` loses it when the process ends.
-    type: Literal["mongo", "memory"] = "mongo"
-    #: Of ``mongo``: the replica set's address, ``mongodb://…``.
-    url: str | None = Field(default=None, repr=False)
-    #: Of ``mongo``: goes before the database in the URL; without either it is ``holdfast``.
-    database: str | None = None
-    #: Of ``mongo``: how long the server may work on one command.
-    timeout_seconds: float = Field(default=DEFAULT_TIMEOUT_SECONDS, gt=0, le=60, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    #: ``mongo`` keeps the log in a MongoDB replica set; ``memory`` loses it when the process ends; others come with
+    #: packages.
+    type: Annotated[str, AfterValidator(_check_type)] = "mongo"
+    #: Fields of values that queries are quick by, such as ``address.city``. The store has to offer indexes.
+    indexes: Annotated[list[str], AfterValidator(_check_indexes)] = []
+    #: Whether queries that no index serves may look at every key.
+    scans: bool = True
+    _type: StoreType[Any] = PrivateAttr()
+    _options: StoreOptions = PrivateAttr()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.type == "mongo" and not self.url:
-            raise ValueError("a mongo store needs a url")
-        if self.type == "memory" and self.model_fields_set - {"type"}:
-            raise ValueError("a memory store takes no options")
+        self._type = find_type(self.type)
+        # Its faults become this one's, each with its place.
+        self._options = self._type.options.model_validate(self.model_extra or {})
         return self
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield "type", self.type
+        yield "indexes", self.indexes
+        yield "scans", self.scans
+
+    @property
+    def options(self) -> StoreOptions:
+        """The options of its type."""
+        return self._options
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses among its options, as far as they are texts."""
+        return [text for text in (self.model_extra or {}).values() if isinstance(text, str) and "://" in text]
+
+    def build(self, name: str) -> EventStore:
+        """The store, not opened yet. See :func:`build_store`."""
+        store = self._type.build(name, self._options)
+        if self.indexes:
+            if not isinstance(store, IndexedStore):
+                raise StoreConfigError(f"store {name!r}: stores of the type {self.type!r} keep no indexes")
+            store.declare([index_path(field) for field in self.indexes])
+        return store
 
 
 def build_store(name: str, config: StoreConfig) -> EventStore:
     """The store of a configuration, not opened yet.
 
-    :raises StoreConfigError: if the name or the URL cannot be used.
+    :raises StoreConfigError: if the name or an option cannot be used.
     """
-    if config.type == "memory":
-        return MemoryStore(name=name)
-    if config.url is None:
-        raise StoreConfigError(f"the store {name!r} has no url")
-    return MongoStore(config.url, name=name, database=config.database, timeout_seconds=config.timeout_seconds)
+    return config.build(name)

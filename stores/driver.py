@@ -7,7 +7,8 @@ A command sent that way is never tried again by the driver.
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from bson import CodecOptions
@@ -106,14 +107,32 @@ class Driver:
             raise self._translate(error, command) from None
         return reply
 
-    async def raw_command(self, command: dict[str, Any]) -> bytes:
-        """As ``command``, but the reply as BSON."""
+    async def raw_command(self, command: dict[str, Any], *, tolerate: Sequence[int] = (), session: Any = None) -> bytes:
+        """As ``command``, but the reply as BSON.
+
+        :param session: of ``session``: a cursor can be read from only in that in which it was made.
+        """
         command.setdefault("maxTimeMS", self.max_time_ms)
         try:
-            reply: RawBSONDocument = await self._database.command(command, codec_options=_RAW)
+            reply: RawBSONDocument = await self._database.command(
+                command, codec_options=_RAW, allowable_errors=tolerate, session=session
+            )
         except _FAILURES as error:
             raise self._translate(error, command) from None
         return bytes(reply.raw)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Any]:
+        """A session that lasts over several commands."""
+        # Motor makes it by a coroutine, PyMongo's own client at once.
+        made: Any = self._client.start_session()
+        session = await made if inspect.isawaitable(made) else made
+        try:
+            yield session
+        finally:
+            ended = session.end_session()
+            if inspect.isawaitable(ended):
+                await ended
 
     async def close(self) -> None:
         # Motor closes at once, PyMongo's own client gives something to wait for.

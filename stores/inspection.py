@@ -5,7 +5,7 @@ Everything else in a store may take for granted that its database is as it shoul
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..events import Event, Record
 from .interface import EventStore, Fence
@@ -67,6 +67,7 @@ class Inspection(Protocol):
         """What stands in the log at (key, version), as far as there is anything."""
 
 
+@runtime_checkable
 class InspectableStore(EventStore, Protocol):
     """A store whose log can be looked through."""
 

@@ -2,7 +2,7 @@
 
 The log holds two kinds of records: events (one version of one key) and refusals (the recorded answer of a command
 that changed nothing). Two rules of the log carry everything else: a command id stands in it once, and so does a
-(key, version). Every store has to pass the same suite, tests/contract.
+(key, version). Every store has to pass the same suite, holdfast.contract.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -11,6 +11,8 @@ from enum import Enum
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..events import Event, Record, Topology
+from ..events.queries import Path
+from .indexes import Candidate, IndexQuery, IndexState, Progress
 
 
 class Fence(Protocol):
@@ -162,3 +164,38 @@ class EventStore(Suspects, Protocol):
 
     def scan(self) -> AsyncIterator[Record]:
         """Every record of the log, in no promised order: for checks, exports and counts."""
+
+
+# -- Capabilities: see capabilities.py
+
+
+@runtime_checkable
+class IndexedStore(EventStore, Protocol):
+    """A store that can keep indexes on fields of current values, for queries.
+
+    They follow the log at a distance. What they tell of is looked up there.
+    """
+
+    def declare(self, fields: Collection[Path]) -> None:
+        """Keep an index on each of these fields, and no others. Called once, before the store is opened."""
+
+    async def index_state(self) -> IndexState:
+        """What the indexes can be used for at this moment."""
+
+    async def candidates(self, query: IndexQuery) -> list[Candidate]:
+        """Up to ``limit`` keys whose values may match, in order, and none left out before the last of them that does.
+
+        That is, as far as the indexes know, by the state that ``index_state`` told before. Fewer than ``limit`` means
+        that there are no more.
+
+        :raises QueryTimeoutError: if that takes longer than the store's time limit.
+        """
+
+    async def maintain(self) -> None:
+        """Keep the indexes up to date until cancelled, together with the other workers of this store.
+
+        What goes wrong is logged and tried again. Returns at once if nothing is declared.
+        """
+
+    async def rebuild(self, progress: Progress) -> None:
+        """Make the indexes anew from the log, beside everything that goes on. Cancelled, it is gone on with later."""

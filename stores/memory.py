@@ -10,8 +10,11 @@ from typing import overload
 import orjson
 
 from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
+from ..events.queries import Path
+from .indexes import Candidate, IndexQuery, IndexState, Progress, narrow
 from .inspection import EventPage, Malformed, RecordPage
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+from .matching import matches, position, sort_key
 from .names import checked_name
 
 _PAGE = 1000
@@ -47,6 +50,7 @@ class MemoryStore:
         self._keys: list[str] = []
         self._topology: Topology | None = None
         self._strikes: Counter[str] = Counter()
+        self._declared: frozenset[Path] = frozenset()
 
     def __repr__(self) -> str:
         return f"MemoryStore(name={self.name!r})"
@@ -170,6 +174,42 @@ class MemoryStore:
         self._check_open()
         for record in self._log[:]:
             yield _thaw(record)
+
+    def declare(self, fields: Collection[Path]) -> None:
+        """Take these fields for indexed. The log itself is at hand, so that there is nothing to keep."""
+        self._declared = frozenset(fields)
+
+    async def index_state(self) -> IndexState:
+        """All that is declared is ready, and never behind."""
+        self._check_open()
+        return IndexState(self._declared, self._clock())
+
+    async def candidates(self, query: IndexQuery) -> list[Candidate]:
+        """The next keys whose values match."""
+        self._check_open()
+        if query.filter is not None and narrow(query.filter, self._declared) != query.filter:
+            raise ValueError("asked for fields that are not declared")
+        sorts = () if query.sort is None else (query.sort,)
+        behind = None if query.after is None else sort_key(query.after, sorts)
+        found: list[Candidate] = []
+        for key in self._keys:
+            newest = self._by_key[key][-1]
+            if not newest.exists or key not in query.keys:
+                continue
+            value = _thaw(newest).value
+            place = position(value, key, sorts)
+            if (query.filter is None or matches(query.filter, value)) and (
+                behind is None or behind < sort_key(place, sorts)
+            ):
+                found.append(Candidate(key, place))
+        return sorted(found, key=lambda one: sort_key(one.position, sorts))[: query.limit]
+
+    async def maintain(self) -> None:
+        """There is nothing to keep up to date."""
+
+    async def rebuild(self, progress: Progress) -> None:
+        """There is nothing to be made."""
+        progress(len(self._keys), len(self._keys))
 
     def inspection(self) -> "MemoryInspection":
         """A look through the log."""

@@ -1,5 +1,6 @@
 """The log in MongoDB: one collection of immutable documents per store, and two unique indexes that decide."""
 
+import logging
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from itertools import pairwise
@@ -7,12 +8,16 @@ from typing import Any, Final
 
 from bson.raw_bson import RawBSONDocument
 
-from ..events import ClosedError, Event, Record, StoreError, StoreUnavailable, Topology, mask_url
+from ..events import ClosedError, Event, Record, StoreConfigError, StoreError, StoreUnavailable, Topology, mask_url
+from ..events.queries import Path
 from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, id_of, to_millis, to_record
 from .driver import Driver
+from .indexes import Candidate, IndexQuery, IndexState, Progress
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+from .mongo_documents import Documents, warn_of_remains
 from .mongo_inspection import MongoInspection
 from .names import checked_name
+from .projector import Projector
 from .queries import (
     HAS_VERSION,
     HEAD_GROUP,
@@ -27,6 +32,8 @@ from .queries import (
 )
 from .setup import prepare
 from .verdicts import DUPLICATE_KEY, Verdict, judge
+
+log = logging.getLogger("holdfast.stores")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
 
@@ -80,6 +87,8 @@ class MongoStore:
         self._view = f"{name}.current"
         self._driver: Driver | None = None
         self._ready = False
+        self._fields: frozenset[Path] = frozenset()
+        self._owner = secrets.token_hex(8)
         self._fence_id = secrets.randbelow(_FENCE_SLOTS)
         self._write_concern = {"w": "majority", "j": True, "wtimeout": round(timeout_seconds * 900)}
 
@@ -97,6 +106,7 @@ class MongoStore:
             self._driver = Driver(self._url, self._database, timeout_seconds=self._timeout_seconds)
         if create:
             await prepare(self._driver, self._log, self._view)
+            await self._prepare_documents(self._driver)
         self._ready = True
 
     async def close(self) -> None:
@@ -324,6 +334,57 @@ class MongoStore:
             if complete and len(rows) < _SCAN_PAGE:
                 return
             last = {"_id": {"$gt": rows[-1]["_id"]}}
+
+    def declare(self, fields: Collection[Path]) -> None:
+        """Keep current documents with an index on each of these fields, in ``<name>.documents``."""
+        self._fields = frozenset(fields)
+
+    async def _prepare_documents(self, driver: Driver) -> None:
+        if self._fields:
+            try:
+                await self._documents.prepare()
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                raise StoreConfigError(f"the indexes of {self.name!r} cannot be made: {error}") from None
+        elif await warn_of_remains(driver, self.name):
+            log.warning(
+                "the store %s has no indexes any more, but %s.documents still holds values: drop that collection",
+                *(self.name, self.name),
+            )
+
+    @property
+    def _documents(self) -> Documents:
+        if self._driver is None:
+            raise ClosedError(f"the store {self.name!r} is not open")
+        return Documents(self._driver, self.name, self._fields, self._owner)
+
+    async def index_state(self) -> IndexState:
+        """Which indexes are built, and how far they follow the log."""
+        return await self._documents.state() if self._fields else IndexState(frozenset(), 0)
+
+    async def candidates(self, query: IndexQuery) -> list[Candidate]:
+        """The next keys whose current documents match."""
+        return await self._documents.candidates(query)
+
+    async def maintain(self) -> None:
+        """Keep the current documents up to date, as long as no other worker does, until cancelled.
+
+        Without declared fields there are none.
+        """
+        if self._fields:
+            await Projector(self, self._opened, self._log, self._documents).maintain()
+
+    async def rebuild(self, progress: Progress) -> None:
+        """Make the current documents anew out of the log; a rebuild that was broken off goes on.
+
+        :raises StoreUnavailable: if the database cannot be reached, or somebody else begins the same.
+        :raises StoreConfigError: if no fields are declared.
+        """
+        if not self._fields:
+            raise StoreConfigError(f"the store {self.name!r} has no indexes: none are declared for it")
+        await self._documents.prepare()
+        await Projector(self, self._opened, self._log, self._documents).rebuild(progress)
 
     def inspection(self) -> MongoInspection:
         """A look through the log as it is."""

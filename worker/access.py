@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from ..events import Command, Status
 from ..events.replies import error
+from ..stores import KeyScope
+from ..stores.scopes import EVERYTHING
 from .decide import Answer
 
 log = logging.getLogger(__name__)
@@ -155,6 +157,14 @@ class Access:
             (prefixes if pattern.endswith("*") else exact).add(key)
         keys = self._keys[user, operation, store] = _Keys(frozenset(exact), tuple(sorted(prefixes)))
         return keys
+
+    def scope(self, user: str | None, operations: Iterable[str], store: str) -> KeyScope:
+        """The keys of a store with which a user may do all of these operations."""
+        scope = EVERYTHING
+        for operation in operations:
+            keys = self._keys.get((user, operation, store)) or self._remember(user, operation, store)
+            scope &= KeyScope.of(keys.exact, keys.prefixes)
+        return scope
 
     def denial(self, user: str | None, operation: str, store: str, key: str) -> Answer:
         """The answer to a command that is not allowed. It tells what was asked, and nothing of any state."""

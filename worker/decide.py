@@ -6,7 +6,18 @@ The table is the one in docs/protocol.md. What comes out is provisional until th
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..events import Event, HistoryCommand, Mutation, ReadCommand, Record, Refusal, SaveCommand, Status, make_etag
+from ..events import (
+    Event,
+    HistoryCommand,
+    Mutation,
+    QueryCommand,
+    ReadCommand,
+    Record,
+    Refusal,
+    SaveCommand,
+    Status,
+    make_etag,
+)
 from ..events.limits import FENCE_WINDOW_MS
 from ..events.replies import error
 from ..stores import Head
@@ -70,19 +81,19 @@ def decide(command: Mutation, head: Head, *, now: int, author: str | None, diges
     )
 
 
-def expiry(command: ReadCommand | HistoryCommand, now: int) -> Answer | None:
+def expiry(command: ReadCommand | HistoryCommand | QueryCommand, now: int) -> Answer | None:
     """The refusal of a read or a history that comes too late, or None if it is in time."""
     if is_too_old(command, now):
         return TOO_OLD
     return LATE if is_late(command, now) else None
 
 
-def is_late(command: Mutation | ReadCommand | HistoryCommand, now: int) -> bool:
+def is_late(command: Mutation | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
     """Whether the deadline has passed."""
     return command.deadline is not None and now > command.deadline
 
 
-def is_too_old(command: Mutation | ReadCommand | HistoryCommand, now: int) -> bool:
+def is_too_old(command: Mutation | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
     """Whether it comes from before the fence window."""
     return command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS
 

@@ -14,6 +14,7 @@ from ..events import (
     DescribeCommand,
     HistoryCommand,
     InvalidError,
+    QueryCommand,
     ReadCommand,
     Status,
     TooLargeError,
@@ -23,7 +24,8 @@ from ..events import (
 )
 from ..events.codec import Decoded, parse_json
 from ..events.replies import error
-from ..stores import unsupported
+from ..stores import KeyScope, unsupported
+from ..stores.scopes import EVERYTHING
 from .access import Access
 from .away import AwayLane
 from .batch import Request
@@ -67,6 +69,7 @@ class Intake:
         describe: Callable[[], Wire],
         forward: Callable[[Elsewhere], None],
         history: Callable[[Delivery, HistoryCommand], None],
+        query: Callable[[Delivery, QueryCommand, KeyScope], None],
         access: Access | None = None,
         lacking: Mapping[str, Collection[str]] | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class Intake:
         :param lanes: of each store.
         :param forward: takes commands that belong elsewhere; it answers for them.
         :param history: takes what is too slow for the commit loop; it answers for it.
+        :param query: likewise; it is told which keys the sender may see.
         :param access: who may do what; None lets everybody do everything.
         :param lacking: of each store that cannot serve all operations, those that it cannot.
         """
@@ -85,6 +89,7 @@ class Intake:
         self._describe = describe
         self._forward = forward
         self._history = history
+        self._query = query
         self._access = access
         self._lacking = lacking or {}
 
@@ -115,6 +120,9 @@ class Intake:
                 continue
             if isinstance(command, DescribeCommand):
                 outbox.answer(delivery, {"id": command.id, **self._describe()})
+                continue
+            if isinstance(command, QueryCommand):
+                self._take_query(letters, command)
                 continue
             store = command.store
             # Before anything else is done with it, so that nothing can be learned from how long it takes.
@@ -162,6 +170,25 @@ class Intake:
         letters.send(outbox)
         if elsewhere:
             self._send_elsewhere(delivery, elsewhere)
+
+    def _take_query(self, letters: "_Letters", command: QueryCommand) -> None:
+        """A query is about no one key: wherever it lands, it is answered."""
+        delivery, store = letters.delivery, command.store
+        scope = EVERYTHING
+        if self._access is not None:
+            # Values are shown by it, and where they match, something is told of them: that is reading.
+            scope = self._access.scope(delivery.author, ("query", "read"), store) & KeyScope.of(
+                prefixes=[command.prefix]
+            )
+            if not scope:
+                denial = self._access.denial(delivery.author, "query", store, f"{command.prefix}*")
+                self._refuse_with(letters, command.id, denial, command.model_dump(exclude_unset=True))
+                return
+        if store not in self._lanes:
+            answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {store!r} is configured")
+            self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
+            return
+        self._query(delivery, command, scope)
 
     def _send_elsewhere(self, delivery: Delivery, places: list[tuple[int, int]]) -> None:
         data = parse_json(delivery.body)

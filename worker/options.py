@@ -43,6 +43,8 @@ class WorkerOptions:
     queue_max_length: int = 1_000_000
     #: Deliveries after which the broker itself takes a message for poison.
     delivery_limit: int = 100
+    #: Stores in which queries that no index serves are refused.
+    without_scans: frozenset[str] = frozenset()
     #: Who may do what.
     access: AccessConfig = OPEN
     #: Written every second while the worker is ready; None writes nothing.

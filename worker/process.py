@@ -14,10 +14,10 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from ..events import StoreConfigError, StoreUnavailable, Topology
+from ..events import HoldfastError, StoreConfigError, StoreUnavailable, Topology
 from ..events.topology import DEFAULT_STORE
 from ..events.urls import amqp_urls, mask_url
-from ..stores import EventStore
+from ..stores import EventStore, IndexedStore
 from .access import warn_of
 from .away import StoreBackError, find_away
 from .broker import TIMEOUT, AmqpBroker, BrokerLostError
@@ -94,11 +94,12 @@ class Worker:
         """
         warn_of(self._options.access)
         try:
-            for store in self._stores.values():
-                await store.open()
+            for name, store in self._stores.items():
+                await _open(name, store)
             topology = await self._agree()
             await self._clock.measure()
             beside = [asyncio.ensure_future(self._clock.run()), asyncio.ensure_future(self._write_health())]
+            beside += [asyncio.ensure_future(_maintain(name, store)) for name, store in self._stores.items()]
             try:
                 await self._run_sessions(topology)
             finally:
@@ -223,6 +224,28 @@ class Worker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HEALTH_INTERVAL):
                     await self._news.wait()
+
+
+async def _open(name: str, store: EventStore) -> None:
+    """Open a store. Whatever keeps it from that is told with its name: there may be many."""
+    try:
+        await store.open()
+    except StoreUnavailable as fault:
+        raise StoreUnavailable(f"store {name!r}: {fault}") from fault
+    except HoldfastError as fault:
+        raise StoreConfigError(f"store {name!r}: {fault}") from fault
+    except Exception as fault:
+        # A package's store may let its database's errors out.
+        log.debug("store %r cannot be opened", name, exc_info=fault)
+        raise StoreConfigError(f"store {name!r} cannot be opened: {type(fault).__name__}: {fault}") from fault
+
+
+async def _maintain(name: str, store: EventStore) -> None:
+    if isinstance(store, IndexedStore):
+        try:
+            await store.maintain()
+        except Exception:
+            log.exception("the indexes of the store %s are not kept up to date any more", name)
 
 
 async def run_worker(options: WorkerOptions, stores: Mapping[str, EventStore]) -> None:

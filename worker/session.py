@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator,
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..events import HistoryCommand, Status, StoreUnavailable, Topology
+from ..events import HistoryCommand, QueryCommand, Status, StoreUnavailable, Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
-from ..stores import Suspects, lacking
+from ..stores import KeyScope, Suspects, lacking
 from .access import Access, conceal
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
@@ -27,6 +27,7 @@ from .intake import Elsewhere, Intake, decode
 from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
+from .queries import SEARCHERS, Queries
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,16 @@ class Session:
             store: Histories(engine, outbox=self._outbox, service_time=service_time)
             for store, engine in engines.items()
         }
+        self._queries = {
+            store: Queries(
+                store,
+                engine.store,
+                outbox=self._outbox,
+                service_time=service_time,
+                scans=store not in options.without_scans,
+            )
+            for store, engine in engines.items()
+        }
         self._forwarder = Forwarder(outbox=self._outbox, partitions=topology.partitions, publish=broker.forward)
         self._intake = Intake(
             lanes=self._lanes,
@@ -95,6 +106,7 @@ class Session:
             describe=self._describe,
             forward=lambda elsewhere: self._beside(self._pass_on(elsewhere)),
             history=self._ask_for_history,
+            query=self._ask,
             access=None if options.access.default == "open" else Access(options.access),
             lacking={name: missing for name, engine in engines.items() if (missing := lacking(engine.store))},
         )
@@ -132,6 +144,9 @@ class Session:
             for histories in self._histories.values():
                 for _ in range(READERS):
                     self._beside(histories.run())
+            for queries in self._queries.values():
+                for _ in range(SEARCHERS):
+                    self._beside(queries.run())
             self._beside(self._outbox.run())
             self._beside(self._run_intake())
             self._beside(self._run_ingress())
@@ -303,6 +318,12 @@ class Session:
             self._outbox.answer(delivery, {"id": command.id, **turn_away()})
         else:
             self._histories[command.store].add(delivery, command)
+
+    def _ask(self, delivery: Delivery, command: QueryCommand, scope: KeyScope) -> None:
+        if command.store in self._away:
+            self._outbox.answer(delivery, {"id": command.id, **turn_away()})
+        else:
+            self._queries[command.store].add(delivery, command, scope)
 
     def _stamp(self) -> Wire:
         return {"epoch": self._topology.epoch, "time": self._service_time()}

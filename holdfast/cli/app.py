@@ -10,6 +10,7 @@ from ..events import ConflictError, HoldfastError
 from ..local import LocalStackError
 from . import servers, state
 from .dead import dead
+from .query import query, rebuild
 from .terminal import fail
 from .verify import verify
 
@@ -33,6 +34,8 @@ app.command()(state.save)
 app.command()(state.read)
 app.command()(state.delete)
 app.command()(state.history)
+app.command()(query)
+app.command()(rebuild)
 app.command()(verify)
 app.add_typer(dead)
 

@@ -17,6 +17,7 @@ from ..events import (
     HoldfastError,
     InvalidError,
     OutcomeUnknown,
+    QueryCommand,
     Reply,
     SaveCommand,
     Unavailable,
@@ -72,6 +73,9 @@ class Step:
         """Whose turn it waits for."""
         if isinstance(self.command, DescribeCommand):
             return "", ""
+        if isinstance(self.command, QueryCommand):
+            # About no key in particular, and nothing that others would have to wait for.
+            return self.command.store, ""
         return self.command.store, self.command.key
 
     def outcome(self, status: str, note: str) -> Outcome:

@@ -1,31 +1,17 @@
-"""Every store has to pass the tests in this folder. To try another one, add it to ``store``."""
-
-from collections.abc import AsyncIterator, Callable
+"""Our stores, for the contract suite, whose modules are in holdfast/contract/suite."""
 
 import pytest
 
-from holdfast.stores import EventStore, MemoryStore, MongoStore
+from holdfast.contract import MakeStore
+from holdfast.stores import MemoryStore, MongoStore, projector
 
 
 @pytest.fixture(params=["memory", "mongo"])
-def closed_store(request: pytest.FixtureRequest) -> EventStore:
-    """An empty store, not opened yet."""
-    if request.param == "memory":
-        return MemoryStore()
-    return MongoStore(request.getfixturevalue("mongo_url"))
-
-
-@pytest.fixture(params=["memory", "mongo"])
-def named_store(request: pytest.FixtureRequest) -> Callable[[str], EventStore]:
-    """Makes a store of a name, without opening it."""
+def make_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
+    """Makes stores of each kind, in a corner of their own."""
     if request.param == "memory":
         return lambda name: MemoryStore(name=name)
-    return lambda name: MongoStore("mongodb://127.0.0.1", name=name)
-
-
-@pytest.fixture
-async def store(closed_store: EventStore) -> AsyncIterator[EventStore]:
-    """An empty store."""
-    await closed_store.open()
-    yield closed_store
-    await closed_store.close()
+    # What follows the log waits for something to come; here nothing else is waited for.
+    monkeypatch.setattr(projector, "AWAIT_MS", 20)
+    url: str = request.getfixturevalue("mongo_url")
+    return lambda name: MongoStore(url, name=name)

@@ -22,7 +22,7 @@ from support.shell import SECRET, Done, environment, failed, holdfast, passwords
 from holdfast.events import partition_of
 from holdfast.local import LocalStack, MongoReplicaSet
 
-COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "dead"]
+COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "query", "rebuild", "dead"]
 
 
 @pytest.fixture

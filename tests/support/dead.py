@@ -13,6 +13,7 @@ from holdfast.events import (
     BadCommand,
     DescribeCommand,
     HistoryCommand,
+    QueryCommand,
     ReadCommand,
     Reply,
     Status,
@@ -84,7 +85,7 @@ class EngineSender:
                     decoded.key, after_version=decoded.after_version, limit=decoded.limit
                 )
                 return {"status": "ok", "events": [event.model_dump() for event in events]}
-            case DescribeCommand():
+            case DescribeCommand() | QueryCommand():
                 return {"status": "ok"}
             case ReadCommand():
                 return await one(self.engine, decoded)

@@ -15,9 +15,19 @@ from aio_pika.exceptions import ConnectionClosed, DeliveryError
 
 import holdfast
 from holdfast.client import client as client_module
-from holdfast.events import DescribeCommand, HistoryCommand, Record, Reply, decode_commands, decode_replies
+from holdfast.events import (
+    DescribeCommand,
+    HistoryCommand,
+    QueryCommand,
+    Record,
+    Reply,
+    decode_commands,
+    decode_replies,
+)
 from holdfast.stores import MemoryStore
+from holdfast.stores.scopes import EVERYTHING
 from holdfast.worker import Batch, Engine
+from holdfast.worker.search import Query, Search
 
 from .commands import NOW, request
 from .loops import settle
@@ -177,6 +187,8 @@ class Loopback:
                     entries, following = await self._engine.history(key, after_version=after_version, limit=limit)
                     events = [entry.model_dump() for entry in entries]
                     answers.append((command.id, {"status": "ok", "events": events, "next": following}))
+                case QueryCommand():
+                    answers.append((command.id, await self._query(command)))
                 case _:
                     made = request(command)
                     made.author = "tester"
@@ -186,6 +198,15 @@ class Loopback:
         answers += [(made.command.id, made.answer) for made in requests]
         stamp = {"epoch": self.epoch, "time": self.service_time()}
         return decode_replies(orjson.dumps([{"id": id_, **answer, **stamp} for id_, answer in answers]))
+
+    async def _query(self, command: QueryCommand) -> dict[str, Any]:
+        search = Search(self.store, Query.of(command, EVERYTHING), service_time=self.service_time, seconds=5)
+        plan = await search.plan()
+        told = {"status": "ok", "scan": plan.scan, "as_of": plan.as_of}
+        if command.explain:
+            return told
+        page = await search.run(plan)
+        return {**told, "entries": [orjson.Fragment(entry) for entry in page.entries], "token": page.token}
 
     def _describe(self) -> dict[str, Any]:
         return {

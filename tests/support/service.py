@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.stores import MongoStore
+from holdfast.stores import EventStore, MongoStore
 from holdfast.worker import Worker, WorkerOptions
 
 PARTITIONS = 4
@@ -23,9 +23,12 @@ class Service:
 
 
 @contextmanager
-def running_worker(amqp_url: str, mongo_url: str, **options: Any) -> Iterator[Service]:
+def running_worker(
+    amqp_url: str, mongo_url: str, *, stores: Mapping[str, EventStore] | None = None, **options: Any
+) -> Iterator[Service]:
     """A worker on the default store that is ready; drained and gone afterwards.
 
+    :param stores: in place of the default store.
     :param options: as of WorkerOptions.
     """
     options = {"partitions": PARTITIONS, "head_cache_bytes": 2**20, "value_cache_bytes": 2**20} | options
@@ -36,7 +39,7 @@ def running_worker(amqp_url: str, mongo_url: str, **options: Any) -> Iterator[Se
     worker: list[Worker] = []
 
     async def run() -> None:
-        worker.append(Worker(chosen, {"default": MongoStore(mongo_url)}))
+        worker.append(Worker(chosen, stores or {"default": MongoStore(mongo_url)}))
         running = asyncio.ensure_future(worker[0].run())
         ready = asyncio.ensure_future(worker[0].ready.wait())
         await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)

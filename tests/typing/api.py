@@ -13,23 +13,28 @@ from holdfast import (
     AbsentError,
     Client,
     ClosedError,
+    Condition,
     ConflictError,
     DeniedError,
     Entry,
     ExpiredError,
+    Field,
     HistoryEntry,
     HoldfastError,
     IdReusedError,
     InvalidError,
     NotReadError,
+    Order,
     OutcomeUnknown,
     PersistentState,
+    QueryPage,
     RemoteError,
     Save,
     Service,
     TooLargeError,
     Unavailable,
     UnknownStoreError,
+    UnsupportedError,
 )
 
 
@@ -174,3 +179,23 @@ async def errors(client: Client) -> None:
         raise SystemExit(str(other)) from other
     except HoldfastError:
         raise
+
+
+async def by_query(client: Client) -> None:
+    age = holdfast.field("age")
+    assert_type(age, Field)
+    adult = age.gte(18) & ~holdfast.field(("address", "city")).is_in(["Oslo", None]) | age.eq(True)
+    assert_type(adult, Condition)
+    assert_type(age.descending(), Order)
+    page = await client.query(adult, prefix="user/", sort=["name", age.ascending()], projection=["name"], limit=5)
+    assert_type(page, QueryPage)
+    assert_type(page.entries, list[Entry])
+    assert_type(page.token, str | None)
+    assert_type(page.scan, bool)
+    assert_type(page.as_of, datetime)
+    async for entry in client.iter_query(adult, store="profiles", timeout=5):
+        assert_type(entry, Entry)
+    try:
+        await client.query(explain=True, token=page.token)
+    except UnsupportedError as unsupported:
+        assert_type(unsupported.code, str)

@@ -248,7 +248,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"key": "${user}${user}"}, "behind ${user} comes a '/' or nothing"),
         ({"key": "user/${name}/*"}, "the only placeholder is ${user}"),
         ({"operations": []}, "at least 1 item"),
-        ({"operations": ["write"]}, "'write' is no operation; there are: save, delete, read, history"),
+        ({"operations": ["write"]}, "'write' is no operation; there are: save, delete, read, history, query"),
         ({"operations": ["describe"]}, "'describe' is no operation"),
         ({"operations": "read"}, "valid list"),
         ({"effect": "deny"}, "Extra inputs"),
@@ -381,7 +381,8 @@ async def desk(access: AccessConfig = CONFIG, *, partitions: int = 1) -> AsyncIt
 
 
 def command(op: str, key: str = "k/1", **fields: Any) -> Json:
-    made: Json = {"op": op, "id": fields.pop("id", f"{op}-{key}"), "key": key, **fields}
+    about = {"prefix": key} if op == "query" else {"key": key}
+    made: Json = {"op": op, "id": fields.pop("id", f"{op}-{key}"), **about, **fields}
     return made | ({"value": 1} if op == "save" and "value" not in made else {})
 
 
@@ -495,6 +496,7 @@ async def test_an_unknown_store_is_told_to_those_only_who_may_ask() -> None:
 #: Every field of a reply: what a writer without the right to read may be told.
 FREE = {"id", "status", "epoch", "time", "error"}
 SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events", "next"}
+SECRET |= {"entries", "token", "scan", "as_of"}
 OF_DESCRIBE = {"partitions", "protocol", "stores", "limits"}
 FREE_OF_ERRORS = {"code", "message", "field", "expected"}
 SECRET_OF_ERRORS = {"actual", "winner", "current"}
@@ -651,6 +653,7 @@ async def test_a_reader_is_told_everything() -> None:
             await it.ask(command("save", id="3"), "owner"),
             await it.ask(command("read", id="4"), "eye"),
             await it.ask(command("history", id="5"), "mole"),
+            await it.ask(command("query", id="6"), "owner"),
         ]
     assert set().union(*replies) >= SECRET
     assert set(replies[0]["error"]) >= SECRET_OF_ERRORS

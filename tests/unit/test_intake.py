@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from support.commands import wire
 from support.deliveries import RememberingBroker, delivery
 
-from holdfast.events import HistoryCommand, digest_of, partition_of
+from holdfast.events import HistoryCommand, QueryCommand, digest_of, partition_of
 from holdfast.events.limits import MAX_MESSAGE_BYTES
+from holdfast.stores import KeyScope
 from holdfast.worker import Request
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.intake import Elsewhere, Intake
@@ -46,6 +47,7 @@ class Desk:
         self.outbox = Outbox(RememberingBroker(), stamp=dict)
         self.elsewhere: list[Elsewhere] = []
         self.histories: list[tuple[Delivery, HistoryCommand]] = []
+        self.queries: list[tuple[Delivery, QueryCommand, KeyScope]] = []
         self.intake = Intake(
             lanes=cast("dict[str, Lane]", self.lanes),
             outbox=self.outbox,
@@ -54,6 +56,7 @@ class Desk:
             describe=lambda: {"status": "ok", "partitions": PARTITIONS},
             forward=self.elsewhere.append,
             history=lambda delivery, command: self.histories.append((delivery, command)),
+            query=lambda delivery, command, scope: self.queries.append((delivery, command, scope)),
             lacking=lacking,
         )
 

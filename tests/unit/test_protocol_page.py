@@ -13,6 +13,8 @@ from holdfast.events import (
     ErrorInfo,
     HistoryCommand,
     HistoryEntry,
+    QueryCommand,
+    QueryEntry,
     ReadCommand,
     Reply,
     SaveCommand,
@@ -25,7 +27,14 @@ from holdfast.events import (
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 WORDS = set(re.findall(r"[`\"]([\w.-]+)[`\"]", PAGE))
-COMMANDS: list[type[BaseModel]] = [SaveCommand, DeleteCommand, ReadCommand, HistoryCommand, DescribeCommand]
+COMMANDS: list[type[BaseModel]] = [
+    SaveCommand,
+    DeleteCommand,
+    ReadCommand,
+    HistoryCommand,
+    QueryCommand,
+    DescribeCommand,
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -42,7 +51,7 @@ def test_every_field_of_a_command_is_in_the_table(command: type[BaseModel]) -> N
             assert field in command.model_fields, f"{name} has no {field}"
 
 
-@pytest.mark.parametrize("model", [Reply, ErrorInfo, HistoryEntry])
+@pytest.mark.parametrize("model", [Reply, ErrorInfo, HistoryEntry, QueryEntry])
 def test_every_field_of_a_reply_is_named(model: type[BaseModel]) -> None:
     """Given a reply's model, when the page is read, then it names each field."""
     assert set(model.model_fields) <= WORDS

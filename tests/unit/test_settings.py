@@ -8,6 +8,7 @@ import pytest
 from holdfast.config import SettingsError, read_config
 from holdfast.settings import Settings, load_settings
 from holdfast.stores import MemoryStore, MongoStore
+from holdfast.stores.types import MongoOptions
 from holdfast.worker import AccessConfig, AccessRule, WorkerOptions
 
 SECRET = "hunter2"
@@ -143,7 +144,9 @@ def test_a_file_goes_before_the_url(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("HOLDFAST_CONFIG_FILE", str(file))
     stores = load_settings().stores()
     assert {name: type(store) for name, store in stores.items()} == {"default": MongoStore, "scratch": MemoryStore}
-    assert read_config(file).stores["default"].database == "two"
+    options = read_config(file).stores["default"].options
+    assert isinstance(options, MongoOptions)
+    assert options.database == "two"
 
 
 @pytest.mark.parametrize(
@@ -153,8 +156,8 @@ def test_a_file_goes_before_the_url(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("[stores.default", "no TOML"),
         ('[stores.default]\nurl = "mongodb://ada:hunter2@db/"\nspeed = 3', "stores.default.speed: "),
         ('[stores.default]\ntype = "redis"\nurl = "redis://ada:hunter2@db/"', "stores.default.type: "),
-        ("[stores.default]", "stores.default: a mongo store needs a url"),
-        ('[stores.a]\ntype = "memory"\nurl = "mongodb://ada:hunter2@db/"', "stores.a: a memory store takes no options"),
+        ("[stores.default]", "stores.default.url: Field required"),
+        ('[stores.a]\ntype = "memory"\nurl = "mongodb://ada:hunter2@db/"', "stores.a.url: Extra inputs"),
         ('[stores.default]\nurl = ["mongodb://ada:hunter2@db/"]', "stores.default.url: "),
         (
             '[stores.default]\nurl = "mongodb://ada:hunter2@db/"\ntimeout_seconds = 0',

@@ -4,8 +4,8 @@ import asyncio
 import time
 
 import pytest
-from store_records import saved
 
+from holdfast.contract.records import saved
 from holdfast.events import ClosedError, Topology
 from holdfast.stores import EventStore
 

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from store_records import deleted, new_id, refused, saved
 
+from holdfast.contract.records import deleted, new_id, refused, saved
 from holdfast.events import Record, StoreError
 from holdfast.stores import AlreadyApplied, EventStore, Outcome
 

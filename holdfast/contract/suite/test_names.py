@@ -1,12 +1,13 @@
 """Keys, ids, names of fields and prefixes are plain text: whatever a database could take for more than that is none."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from store_records import deleted, refused, saved
+import pytest_asyncio
 
+from holdfast.contract import MakeStore
+from holdfast.contract.records import deleted, refused, saved
 from holdfast.events import BadCommand, Event, Record, StoreConfigError, decode_commands
 from holdfast.stores import AlreadyApplied, EventStore, Head, Outcome
 
@@ -33,7 +34,7 @@ def refusal_of(name: str) -> Record:
     return refused(name, command=f"?{name}"[:128], status="conflict", error={name: {name: name}})
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="function")
 async def events(store: EventStore) -> dict[str, Event]:
     """An event and a refusal of each name, all in one log."""
     events = {name: event_of(name) for name in NAMES}
@@ -102,13 +103,13 @@ def test_an_operator_in_place_of_a_text_never_reaches_a_store(field: str, trick:
 @pytest.mark.parametrize(
     "name", ["", "a/b", "a b", ".a", "$a", "a$b", "system", "system.a", "a" * 65, "ä", "a\0", {"$gt": ""}, None]
 )
-def test_names_that_no_store_has(named_store: Callable[[Any], EventStore], name: Any) -> None:
+def test_names_that_no_store_has(make_store: MakeStore, name: Any) -> None:
     """A store's name becomes part of a collection's, so not every text will do, whatever kind of store it is."""
     with pytest.raises(StoreConfigError):
-        named_store(name)
+        make_store(name)
 
 
 @pytest.mark.parametrize("name", ["a", "carts", "user-carts.v2", "a_b", "systems", "0", "a" * 64])
-def test_names_that_stores_have(named_store: Callable[[str], EventStore], name: str) -> None:
+def test_names_that_stores_have(make_store: MakeStore, name: str) -> None:
     """Letters, digits and a few signs."""
-    named_store(name)
+    make_store(name)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from store_records import new_id, refused, saved
 
+from holdfast.contract.records import new_id, refused, saved
 from holdfast.stores import EventStore
 
 # Characters outside Unicode cannot be in JSON, and NUL cannot be in an object's keys.

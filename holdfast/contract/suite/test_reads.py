@@ -1,8 +1,8 @@
 """What stores show of their log."""
 
 import pytest
-from store_records import TIME, deleted, new_id, refused, saved
 
+from holdfast.contract.records import TIME, deleted, new_id, refused, saved
 from holdfast.events import Event, Record
 from holdfast.stores import EventStore, Head, Outcome
 

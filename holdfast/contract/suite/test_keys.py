@@ -4,8 +4,8 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from store_records import deleted, refused, saved
 
+from holdfast.contract.records import deleted, refused, saved
 from holdfast.stores import EventStore
 
 

@@ -2,18 +2,20 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import cast
 
 import pytest
-from store_records import deleted, refused, saved
 
+from holdfast.contract.records import deleted, refused, saved
 from holdfast.events import Event, Record, Refusal
 from holdfast.stores import EventStore, InspectableStore
 
 
 @pytest.fixture
-def inspectable(store: EventStore) -> InspectableStore:
+def inspectable(store: EventStore, capability: Callable[[EventStore, str], None]) -> InspectableStore:
     """The store, as one that can be looked through."""
+    capability(store, "inspection")
     return cast("InspectableStore", store)
 
 
