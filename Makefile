@@ -49,6 +49,7 @@ check: ## lint, formatting, types and known vulnerabilities
 	@.venv/bin/mypy -p holdfast
 	@.venv/bin/mypy -p examples.flights
 	@MYPYPATH=examples/sqlite_store/src .venv/bin/mypy -p holdfast_sqlite
+	@.venv/bin/mypy -p examples.howto
 	@.venv/bin/mypy -p chaos
 	@.venv/bin/mypy tests/*.py tests/typing
 	@for folder in $(dir $(wildcard tests/*/conftest.py)) $(dir $(wildcard tests/*/test_*.py)); do \

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import holdfast
 
+from .load import Operation
 from .side import Options, Side, WrongCountError, run_side
-from .values import Value
+from .values import Value, uniform_keys
+from .ycsb import MissingRecordError
 
 _HISTORY_PAGE = 1000
 
@@ -44,6 +46,19 @@ class HoldfastSide(Side):
     def read(self, key: str) -> Awaitable[object | None]:
         """A strong read."""
         return self._client.read(key)
+
+    def operation(self, name: str, options: Options) -> Operation:
+        """What every contender can do, and reads that may be behind."""
+        if name != "read-eventual":
+            return super().operation(name, options)
+        next_key = uniform_keys(options["prefix"], options["keys"])
+
+        async def read() -> None:
+            key = next_key()
+            if await self._client.read(key, consistency="eventual") is None:
+                raise MissingRecordError(f"{key} was stored, and is not there")
+
+        return read
 
     async def count(self, *, key: str, clients: int, seconds: float) -> Options:
         """64 handles, one ``update`` after the other on each."""

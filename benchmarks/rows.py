@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from .bench import ECHO, HOLDFAST, MOTOR, NATS, Bench, Measurement
+from .consistency import measure_consistency
 from .load import Sample
 from .million import estimate_million, measure_million
 from .plan import Plan
@@ -224,6 +225,10 @@ def _turns(plan: Plan, rounds: int, contenders: int, seconds: float) -> float:
 ROWS: dict[str, RowKind] = {
     "saves": RowKind(measure_saves, lambda plan: 3 + _turns(plan, plan.rounds, 3, plan.seconds), needs_nats=True),
     "reads": RowKind(measure_reads, lambda plan: 6 + _turns(plan, plan.rounds, 2, plan.seconds), needs_nats=True),
+    "consistency": RowKind(
+        measure_consistency,
+        lambda plan: 6 + _turns(plan, plan.rounds, 2, plan.seconds) + _turns(plan, plan.rounds, 2, plan.lone_seconds),
+    ),
     "lone": RowKind(measure_lone, lambda plan: 3 + _turns(plan, plan.rounds, 3, plan.lone_seconds)),
     "hot": RowKind(measure_hot, lambda plan: 2 + _turns(plan, plan.short_rounds, 2, plan.seconds)),
     "counter": RowKind(measure_counter, lambda plan: 2 + plan.short_rounds * 2 * plan.seconds),

@@ -1,20 +1,39 @@
 """The async client: connection, request and reply, the key-value calls, queries, and PersistentState."""
 
 from .client import Client, connect
-from .entry import Entry, Save, Service
+from .encryption import Encryption
+from .entities import Entity, persistent
+from .entry import Delete, Entry, Save, Service
+from .keyspace import by_name, by_user
 from .queries import Condition, Field, Order, QueryPage, field
+from .revisions import Revision
+from .schema import Schema
+from .serializers import Serializer
 from .state import PersistentState
+from .sync import SyncClient, SyncState, connect_sync
 
 __all__ = [
     "Client",
     "Condition",
+    "Delete",
+    "Encryption",
+    "Entity",
     "Entry",
     "Field",
     "Order",
     "PersistentState",
     "QueryPage",
+    "Revision",
     "Save",
+    "Schema",
+    "Serializer",
     "Service",
+    "SyncClient",
+    "SyncState",
+    "by_name",
+    "by_user",
     "connect",
+    "connect_sync",
     "field",
+    "persistent",
 ]

@@ -5,8 +5,9 @@ import logging
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import uuid_utils
 
@@ -16,7 +17,6 @@ from ..events import (
     Consistency,
     HistoryEntry,
     HoldfastError,
-    InvalidError,
     Reply,
     TooLargeError,
     Unavailable,
@@ -27,17 +27,24 @@ from ..events import (
 )
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_PAGE
 from ..events.topology import DEFAULT_STORE
+from ..events.urls import user_of
 from ..plaintext import PlaintextWarning, exposed_hosts, told
+from . import bulk
 from .calls import Call, Wire, to_error
 from .dispatcher import Dispatcher
-from .entry import Entry, Save, Service, to_datetime
-from .link import CONNECT_TIMEOUT, Link
+from .encryption import Encryption
+from .entities import Entity, activate
+from .entry import Delete, Entry, Save, Service, to_datetime
+from .keyspace import KeySpace, Strategy
+from .link import CONNECT_TIMEOUT, Link, LinkMaker
 from .places import Places
 from .queries import Condition, FieldPath, Order, QueryPage, query_command, query_page
+from .serializers import Serializer
 from .state import PersistentState
 from .turns import Turns
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Entity)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +67,8 @@ def connect(
     store: str = DEFAULT_STORE,
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
     name: str | None = None,
+    keys: Strategy | None = None,
+    encryption: Encryption | None = None,
 ) -> "Client":
     """Make a client. Use it in ``async with``, which connects and closes.
 
@@ -69,13 +78,17 @@ def connect(
     :param max_in_flight: calls without an answer at one time; more of them wait for a place, in order, up to their
         timeout, and then fail with :class:`Unavailable`. So do calls beyond 64 MiB of commands.
     :param name: shown by the broker's management tools.
+    :param keys: which keys the client sees: ``by_user()``, ``by_name("shop")``, or all of them.
+    :param encryption: seals all values, so that neither broker nor database sees them.
     :raises InvalidError: if the URL cannot be used.
 
     Warns (:class:`PlaintextWarning`) if the password would leave this machine in plain text.
     """
     for host in exposed_hosts(url):
         warnings.warn(told(host), PlaintextWarning, stacklevel=2)
-    return Client(url, timeout=timeout, store=store, max_in_flight=max_in_flight, name=name)
+    return Client(
+        url, timeout=timeout, store=store, max_in_flight=max_in_flight, name=name, keys=keys, encryption=encryption
+    )
 
 
 class Client:
@@ -102,19 +115,27 @@ class Client:
         store: str = DEFAULT_STORE,
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         name: str | None = None,
+        keys: Strategy | None = None,
+        encryption: Encryption | None = None,
+        link: LinkMaker | None = None,
     ) -> None:
-        """See :func:`connect`."""
+        """See :func:`connect`.
+
+        :param link: makes what carries messages in the place of a connection to a broker.
+        """
         if timeout <= 0:
             raise ValueError("timeout is a positive number of seconds")
         if max_in_flight < 1:
             raise ValueError("max_in_flight is at least 1")
         self._timeout = timeout
         self._store = store
+        self._space = None if keys is None else KeySpace(keys(user_of(url)))
+        self._encryption = encryption
         self._max_in_flight = max_in_flight
         self._places = Places(max_in_flight, MAX_IN_FLIGHT_BYTES)
         #: Of the handles' updates.
         self.turns = Turns()
-        self._link = Link(
+        self._link = (link or Link)(
             url,
             name=name or f"client-{uuid_utils.uuid7()}",
             on_up=self._on_up,
@@ -125,6 +146,16 @@ class Client:
         self._service: Service | None = None
         self._clock_offset = 0.0
         self._describing: asyncio.Task[None] | None = None
+
+    @property
+    def default_store(self) -> str:
+        """The store that calls use unless they say otherwise."""
+        return self._store
+
+    @property
+    def is_encrypting(self) -> bool:
+        """Whether it seals values and opens them."""
+        return self._encryption is not None
 
     async def __aenter__(self) -> Self:
         """Connect and learn the service's partitions.
@@ -255,6 +286,7 @@ class Client:
         reply = await self._call(command, store, key, timeout, id, mutates=True)
         return bool(reply.changed)
 
+    @overload
     async def read_many(
         self,
         keys: Iterable[str],
@@ -262,16 +294,38 @@ class Client:
         store: str | None = None,
         consistency: Consistency = "strong",
         timeout: float | None = None,
-    ) -> dict[str, Entry | None]:
+        return_errors: Literal[False] = False,
+    ) -> dict[str, Entry | None]: ...
+
+    @overload
+    async def read_many(
+        self,
+        keys: Iterable[str],
+        *,
+        store: str | None = None,
+        consistency: Consistency = "strong",
+        timeout: float | None = None,
+        return_errors: Literal[True],
+    ) -> dict[str, Entry | HoldfastError | None]: ...
+
+    async def read_many(
+        self,
+        keys: Iterable[str],
+        *,
+        store: str | None = None,
+        consistency: Consistency = "strong",
+        timeout: float | None = None,
+        return_errors: bool = False,
+    ) -> Mapping[str, Entry | HoldfastError | None]:
         """The states of many keys, in the order of the keys; None for one that is absent.
 
         Each is read for itself: together they are no snapshot.
+
+        :param return_errors: give the error that a key met in the place of its state, and raise none.
         """
-        wanted = list(dict.fromkeys(keys))
-        found = await asyncio.gather(
-            *(self.read(key, store=store, consistency=consistency, timeout=timeout) for key in wanted)
+        return await bulk.read_many(
+            self, keys, store=store, consistency=consistency, timeout=timeout, return_errors=return_errors
         )
-        return dict(zip(wanted, found, strict=True))
 
     async def save_many(
         self,
@@ -286,20 +340,22 @@ class Client:
         :returns: for each key its new state, or the error that it met.
         :raises InvalidError: if a key is given twice; nothing is sent then.
         """
-        saves = [Save(*item) for item in items.items()] if isinstance(items, Mapping) else list(items)
-        if len({item.key for item in saves}) != len(saves):
-            raise InvalidError("a key is given twice", code="duplicate_key", field="key")
+        return await bulk.save_many(self, items, store=store, timeout=timeout)
 
-        async def save(item: Save) -> Entry | HoldfastError:
-            try:
-                return await self.save(
-                    item.key, item.value, etag=item.etag, first_write=item.first_write, store=store, timeout=timeout
-                )
-            except HoldfastError as error:
-                return error
+    async def delete_many(
+        self,
+        items: Iterable[str | Delete],
+        *,
+        store: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, bool | HoldfastError]:
+        """Delete many keys, each for itself: one that fails keeps no other from being deleted.
 
-        outcomes = await asyncio.gather(*map(save, saves))
-        return {item.key: outcome for item, outcome in zip(saves, outcomes, strict=True)}
+        :param items: keys, or :class:`Delete` items with conditions.
+        :returns: for each key whether it was there, or the error that it met.
+        :raises InvalidError: if a key is given twice; nothing is sent then.
+        """
+        return await bulk.delete_many(self, items, store=store, timeout=timeout)
 
     async def history(
         self,
@@ -442,13 +498,31 @@ class Client:
         store: str | None = None,
         default: Callable[[], T] | None = None,
         timeout: float | None = None,
+        serializer: Serializer[T] | None = None,
     ) -> PersistentState[T]:
         """A handle on one key, typed. Makes no call by itself.
 
-        :param type: a pydantic model, a dataclass, or any other type that pydantic can validate.
+        :param type: a pydantic model, a dataclass, any other type that pydantic can validate, a msgspec struct,
+            ``bytes``, or ``Any`` for plain JSON.
         :param default: makes the value of a key that is absent.
+        :param serializer: in the place of the one that fits the type.
         """
-        return PersistentState(self, key, type, store=store, default=default, timeout=timeout)
+        return PersistentState(self, key, type, store=store, default=default, timeout=timeout, serializer=serializer)
+
+    def activate(
+        self,
+        entity: type[E],
+        id: str,  # noqa: A002 - what it is
+        *,
+        timeout: float | None = None,
+    ) -> AbstractAsyncContextManager[E]:
+        """An entity with all its states loaded, in ``async with``. Nothing is saved at the end by itself.
+
+        :param id: the first part of the keys of its states.
+        :param timeout: seconds for each call that its states make.
+        :raises ActivationError: if a state cannot be loaded; it names the state.
+        """
+        return activate(self, entity, id, timeout=timeout)
 
     def _complete(
         self,
@@ -482,6 +556,9 @@ class Client:
         try:
             command["v"] = 1
             command["id"] = command_id = check_id(command_id) if command_id else str(uuid_utils.uuid7())
+            place = key if self._space is None else self._space.enter(command, key)
+            if self._encryption is not None:
+                self._encryption.seal_command(command, store)
             if self._service is not None:
                 now = time.monotonic() * 1000 + self._clock_offset
                 command["sent_at"] = int(now)
@@ -492,7 +569,7 @@ class Client:
             size = len(body)
             places.hold(size)
             reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            call = Call(command_id, store, key, body, mutates, reply)
+            call = Call(command_id, store, place, body, mutates, reply)
             dispatcher.submit(call, seconds)
             try:
                 answer = await reply
@@ -501,7 +578,12 @@ class Client:
                     dispatcher.forget(call)
         finally:
             places.free(size)
+        if self._encryption is not None:
+            answer = self._encryption.open_reply(answer, command, store)
+        if self._space is not None:
+            answer = self._space.leave(answer)
         if answer.status != "ok":
+            call.key = key
             raise to_error(answer, call)
         return answer
 

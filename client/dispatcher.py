@@ -32,8 +32,13 @@ MAX_COMMANDS = 1000
 class Wireable(Protocol):
     """The part of a link that sends."""
 
-    up: bool
-    generation: int
+    @property
+    def up(self) -> bool:
+        """Whether messages can be published now."""
+
+    @property
+    def generation(self) -> int:
+        """Counts connections."""
 
     async def publish(self, partition: int, body: bytes) -> None:
         """Publish and wait for the confirm."""

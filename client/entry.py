@@ -39,6 +39,15 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class Delete:
+    """One item of :meth:`Client.delete_many`."""
+
+    key: str
+    #: Demand that the key's state has this etag.
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What the service says of itself."""
 

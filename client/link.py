@@ -9,7 +9,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
@@ -18,7 +18,7 @@ from aio_pika.exceptions import AuthenticationError, DeliveryError, ProbableAuth
 from ..amqp import LOOK_INTERVAL, Line
 from ..events import InvalidError, Reply, Unavailable, decode_replies
 from ..events.topology import COMMANDS
-from ..events.urls import amqp_urls, mask_url
+from ..events.urls import amqp_urls, mask_url, user_of
 from ..reasons import reason_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,42 @@ MAX_CONFIRM_PATIENCE = 60.0
 REPLY_PATIENCE = 4.0
 
 
+class Carrier(Protocol):
+    """What a client needs of its link."""
+
+    @property
+    def up(self) -> bool:
+        """Whether messages can be published now."""
+
+    @property
+    def generation(self) -> int:
+        """Counts connections: what was published on an earlier one may be answered to nobody."""
+
+    async def open(self) -> None:
+        """Connect, then stay connected."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+    async def publish(self, partition: int, body: bytes) -> None:
+        """Publish one message of commands, and return when it is safe with the broker."""
+
+
+class LinkMaker(Protocol):
+    """Makes a link."""
+
+    def __call__(
+        self,
+        url: str,
+        *,
+        name: str,
+        on_up: Callable[[], None],
+        on_replies: Callable[[list[Reply]], None],
+        connect_timeout: float,
+    ) -> Carrier:
+        """As ``Link``."""
+
+
 class Link:
     """Keeps a connection up until it is closed."""
 
@@ -70,7 +106,7 @@ class Link:
         except ValueError as fault:
             raise InvalidError(f"{fault}: {self._masked}", field="url") from None
         # Who logs in by a certificate may have no name in the URL. Then nobody here knows what the broker calls him.
-        self._user = urls[0].user or (None if urls[0].query.get("auth") == "external" else "guest")
+        self._user = user_of(url)
         # In any order, so that not all clients go to the first node; then one after another.
         shuffled = random.sample(urls, len(urls))
         self._addresses = len(urls)

@@ -4,14 +4,13 @@ import asyncio
 import inspect
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import orjson
 import uuid_utils
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ..events import (
@@ -25,6 +24,9 @@ from ..events import (
     Unavailable,
 )
 from .calls import UnansweredError
+from .revisions import Revision
+from .schema import schema_of
+from .serializers import Serializer, serializer_for
 from .turns import Known, Turn
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class _Operation(Generic[T]):
     done: asyncio.Future[None]
     #: When it was called, counted in calls and starts of operations.
     called: int
-    #: Of a write: the value as JSON data, as it was when ``write`` was called.
+    #: Of a write: the value as JSON data, as it was at the call.
     snapshot: Any = None
     change: Change[T] | None = None
     attempts: int = MAX_ATTEMPTS
@@ -91,13 +93,14 @@ class PersistentState(Generic[T]):
         store: str | None = None,
         default: Callable[[], T] | None = None,
         timeout: float | None = None,
+        serializer: Serializer[T] | None = None,
     ) -> None:
         """See :meth:`Client.state`."""
         self._client = client
         self._key = key
         self._store = store
         self._timeout = timeout
-        self._adapter: TypeAdapter[T] = TypeAdapter(type_)
+        self._serializer: Serializer[T] = serializer or schema_of(type_) or serializer_for(type_)
         self._default = default
         self._has_value = False
         self._value: T | None = None
@@ -117,6 +120,28 @@ class PersistentState(Generic[T]):
     def key(self) -> str:
         """The key in the store."""
         return self._key
+
+    @property
+    def store(self) -> str:
+        """The name of the store."""
+        return self._store or self._client.default_store
+
+    @property
+    def changed(self) -> bool:
+        """Whether the value in memory is another one than the one last read or written. A default that nobody has
+        changed is none.
+        """
+        if not self._has_value:
+            return False
+        if self._etag is not None:
+            before = self._serializer.load(self._stored)
+        elif self._loaded and self._default is not None:
+            before = self._default()
+        else:
+            return True
+        # As text: 1, 1.0 and True are equal, and not the same.
+        mine, other = (orjson.dumps(self._dump(value), option=orjson.OPT_SORT_KEYS) for value in (self.value, before))
+        return mine != other
 
     @property
     def value(self) -> T:
@@ -157,7 +182,7 @@ class PersistentState(Generic[T]):
 
     async def read(self) -> None:
         """Replace the value by the stored one, or, if the key is absent, by the default."""
-        await self._enqueue("read")
+        await self._end_of(self._enqueue("read"))
 
     async def write(self) -> None:
         """Store the value, on condition that the key is as this handle last knew it.
@@ -167,7 +192,7 @@ class PersistentState(Generic[T]):
         :raises ConflictError: if it is not; ``read`` brings the handle up to date.
         :raises TypeError: if the value does not fit the handle's type.
         """
-        await self._enqueue("write", snapshot=self._dump(self.value))
+        await self._end_of(self._enqueue("write", snapshot=self._dump(self.value)))
 
     async def clear(self) -> None:
         """Delete the key, on condition that it is as this handle last knew it.
@@ -176,7 +201,7 @@ class PersistentState(Generic[T]):
 
         :raises ConflictError: if it moved on.
         """
-        await self._enqueue("clear")
+        await self._end_of(self._enqueue("clear"))
 
     async def update(self, change: Change[T], *, attempts: int = MAX_ATTEMPTS) -> T:
         """Read, change and write, again on conflict with the state that won, until it holds or attempts run out.
@@ -193,12 +218,27 @@ class PersistentState(Generic[T]):
         :raises OutcomeUnknown: if one attempt's outcome is unknown; it is never repeated under another id.
         :raises TypeError: if ``change`` returns something that is no ``T``.
         """
-        operation = await self._enqueue("update", change=change, attempts=attempts)
+        operation = self._enqueue("update", change=change, attempts=attempts)
+        await self._end_of(operation)
         return operation.result  # type: ignore[return-value]  # it is one since the operation succeeded
+
+    async def history(self, *, after_version: int = 0) -> AsyncGenerator[Revision[T], None]:
+        """What happened to the key, oldest first, with each value as one of this handle's type, upcast if need be.
+
+        It is read beside the operations of the handle, and changes nothing of it.
+
+        :param after_version: only events of later versions.
+        """
+        events = self._client.iter_history(
+            self._key, after_version=after_version, store=self._store, timeout=self._timeout
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield Revision(event, self._serializer.load(event.value) if event.type == "saved" else None)
 
     # -- the queue
 
-    async def _enqueue(
+    def _enqueue(
         self,
         kind: Literal["read", "write", "clear", "update"],
         *,
@@ -221,8 +261,11 @@ class PersistentState(Generic[T]):
             self._queue.append(operation)
             if self._runner is None:
                 self._runner = asyncio.create_task(self._run())
-        await asyncio.shield(operation.done)
         return operation
+
+    async def _end_of(self, operation: _Operation[T]) -> None:
+        # Cancelling a caller does not cancel the operation.
+        await asyncio.shield(operation.done)
 
     async def _run(self) -> None:
         while self._queue:
@@ -279,7 +322,7 @@ class PersistentState(Generic[T]):
             self._know(None, 0, None)
             self._has_value, self._value = False, None
         else:
-            value = self._load(entry.value)
+            value = self._serializer.load(entry.value)
             self._know(entry.etag, entry.version, entry.value)
             self._set(value)
 
@@ -288,7 +331,7 @@ class PersistentState(Generic[T]):
         if self._etag is None:
             self._has_value, self._value = False, None
         else:
-            self._set(self._load(self._stored))
+            self._set(self._serializer.load(self._stored))
 
     async def _update(self, change: Change[T], attempts: int, turn: Turn) -> None:
         etag, stored, known = self._etag, self._stored, self._loaded
@@ -323,15 +366,15 @@ class PersistentState(Generic[T]):
         return (None, None) if entry is None else (entry.etag, entry.value)
 
     async def _changed(self, change: Change[T], current: Any) -> T:
-        value = self._load(current)
+        value = self._serializer.load(current)
         result = change(value)
         if inspect.isawaitable(result):
             result = await result
         if result is None:
             return value
         try:
-            return self._adapter.validate_python(result, strict=True)
-        except ValidationError:
+            return self._serializer.check(result)
+        except TypeError:
             raise TypeError(
                 f"the function given to update returned {type(result).__name__}: it changes the value in place and "
                 "returns None, or returns the new value"
@@ -398,7 +441,7 @@ class PersistentState(Generic[T]):
         else:
             self._know(entry.etag, entry.version, pending.snapshot)
             if pending.adopt:
-                self._set(self._load(pending.snapshot))
+                self._set(self._serializer.load(pending.snapshot))
 
     def _know(self, etag: str | None, version: int, stored: Any) -> None:
         self._loaded, self._etag, self._version, self._stored = True, etag, version, stored
@@ -418,12 +461,9 @@ class PersistentState(Generic[T]):
 
     def _dump(self, value: T) -> Any:
         try:
-            return self._adapter.dump_python(value, mode="json", warnings="error")
-        except PydanticSerializationError as misfit:
+            return self._serializer.dump(value)
+        except TypeError as misfit:
             raise TypeError(f"the value of {self._key!r} does not fit its type: {misfit}") from None
-
-    def _load(self, data: Any) -> T:
-        return self._adapter.validate_json(orjson.dumps(data))
 
 
 def _new_id() -> str:

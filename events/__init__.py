@@ -21,9 +21,11 @@ from .commands import (
 )
 from .errors import (
     AbsentError,
+    ActivationError,
     ClosedError,
     ConflictError,
     DeniedError,
+    EncryptionError,
     ExpiredError,
     HoldfastError,
     IdReusedError,
@@ -31,6 +33,7 @@ from .errors import (
     NotReadError,
     OutcomeUnknown,
     RemoteError,
+    SchemaError,
     StoreConfigError,
     StoreError,
     StoreUnavailable,
@@ -48,6 +51,7 @@ from .values import check_value
 
 __all__ = [
     "AbsentError",
+    "ActivationError",
     "BadCommand",
     "ClosedError",
     "Command",
@@ -58,6 +62,7 @@ __all__ = [
     "DeleteCommand",
     "DeniedError",
     "DescribeCommand",
+    "EncryptionError",
     "ErrorInfo",
     "Event",
     "ExpiredError",
@@ -78,6 +83,7 @@ __all__ = [
     "RemoteError",
     "Reply",
     "SaveCommand",
+    "SchemaError",
     "Status",
     "StoreConfigError",
     "StoreError",

@@ -16,6 +16,9 @@
     ├── RemoteError            the worker failed in a way that this client has no type for
     ├── NotReadError           the handle's state was used before it was read (also a RuntimeError)
     ├── AbsentError            the key is absent and the handle has no default (also a LookupError)
+    ├── ActivationError        an entity's state could not be loaded: the cause says why
+    ├── SchemaError            a stored value fits no version that this program knows (also a ValueError)
+    ├── EncryptionError        a stored value cannot be opened: another key, or it was tampered with
     ├── ClosedError            the client or the store was closed by its owner (also a RuntimeError)
     └── StoreError             raised by stores, seen by workers and operators
         ├── StoreUnavailable   the database cannot be reached; nothing was written by this call
@@ -146,6 +149,27 @@ class NotReadError(HoldfastError, RuntimeError):
 
 class AbsentError(HoldfastError, LookupError):
     """A handle's value was asked for, but its key is absent, and the handle has no default."""
+
+
+class ActivationError(HoldfastError):
+    """An entity was not activated, because one of its states could not be loaded. ``__cause__`` says why.
+
+    :ivar state: what the state is called in its class.
+    """
+
+    def __init__(self, message: str, *, state: str) -> None:
+        self.state = state
+        super().__init__(message)
+
+
+class SchemaError(HoldfastError, ValueError):
+    """A stored value is of a version that this program cannot read, or does not fit the one it claims to be of."""
+
+
+class EncryptionError(HoldfastError):
+    """A stored value cannot be opened: its key is not here, it is not sealed, or it is not what was sealed for this
+    store, key and command.
+    """
 
 
 class ClosedError(HoldfastError, RuntimeError):

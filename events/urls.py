@@ -33,6 +33,15 @@ def amqp_urls(text: str) -> tuple[URL, ...]:
     return tuple(urls)
 
 
+def user_of(text: str) -> str | None:
+    """The user as whom the URLs log in; None if that is told by a certificate, and so known to the broker alone.
+
+    :raises ValueError: as ``amqp_urls``.
+    """
+    url = amqp_urls(text)[0]
+    return url.user or (None if url.query.get("auth") == "external" else "guest")
+
+
 def is_ambiguous(url: str) -> bool:
     """Whether it holds a second ``@``, most likely in a password that should have been percent-encoded. Who reads it
     another way may take a piece of the password for a host, ask the network for it, and name it in an error.

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .client import Encryption
 from .config import Config, SettingsError, first_fault, read_config
 from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES
 from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
@@ -63,6 +64,9 @@ class Settings(BaseSettings):
     timeout: float = Field(
         15.0, gt=0, allow_inf_nan=False, description="Seconds that a command of the command line waits for its answer."
     )
+    keys_file: Path | None = Field(
+        None, description="Encryption keys with which commands of the command line open and seal values."
+    )
     log_level: str = Field("INFO", pattern="^(?i:debug|info|warning|error)$", description="Least level that is logged.")
 
     @field_validator("amqp_url")
@@ -70,6 +74,10 @@ class Settings(BaseSettings):
     def _check_amqp_url(cls, url: SecretStr) -> SecretStr:
         amqp_urls(url.get_secret_value())
         return url
+
+    def encryption(self) -> Encryption | None:
+        """What the command line opens and seals values with; None if there are no keys."""
+        return None if self.keys_file is None else Encryption.from_file(self.keys_file)
 
     def worker_options(self) -> WorkerOptions:
         """The options of one worker process.

@@ -18,7 +18,7 @@ from .access import Access, conceal
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
 from .beside import READ_BESIDE_BYTES, beside
-from .broker import AmqpBroker, BrokerLostError
+from .broker import BrokerLostError
 from .delivery import Delivery
 from .engine import Engine
 from .histories import READERS, Histories
@@ -27,6 +27,7 @@ from .intake import Elsewhere, Intake, decode
 from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
+from .ports import SessionBroker
 from .queries import SEARCHERS, Queries
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Session:
 
     def __init__(
         self,
-        broker: AmqpBroker,
+        broker: SessionBroker,
         *,
         engines: Mapping[str, Engine],
         topology: Topology,

@@ -14,9 +14,12 @@ from .terminal import err
 T = TypeVar("T")
 
 
-def ask_service(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, timeout: float | None) -> T:
+def ask_service(
+    call: Callable[[Client], Awaitable[T]], amqp_url: str | None, timeout: float | None, *, sealed: bool = False
+) -> T:
     """Connect, do one call and give back what it gives.
 
+    :param sealed: leave encrypted values as they are, though there are keys.
     :raises HoldfastError: if that does not work within the timeout.
     """
     settings = load_settings(amqp_url=amqp_url, timeout=timeout)
@@ -25,7 +28,8 @@ def ask_service(call: Callable[[Client], Awaitable[T]], amqp_url: str | None, ti
     logging.disable()
 
     async def ask() -> T:
-        async with connect(settings.amqp_url.get_secret_value(), timeout=settings.timeout, name="cli") as client:
+        url, encryption = settings.amqp_url.get_secret_value(), None if sealed else settings.encryption()
+        async with connect(url, timeout=settings.timeout, name="cli", encryption=encryption) as client:
             return await call(client)
 
     return asyncio.run(ask())

@@ -1,7 +1,7 @@
 """The public API as users write it, for the type checker alone: nothing runs this."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, assert_type
@@ -15,7 +15,10 @@ from holdfast import (
     ClosedError,
     Condition,
     ConflictError,
+    Delete,
     DeniedError,
+    Encryption,
+    Entity,
     Entry,
     ExpiredError,
     Field,
@@ -29,12 +32,18 @@ from holdfast import (
     PersistentState,
     QueryPage,
     RemoteError,
+    Revision,
     Save,
+    Schema,
     Service,
+    SyncClient,
     TooLargeError,
     Unavailable,
     UnknownStoreError,
     UnsupportedError,
+    by_name,
+    by_user,
+    persistent,
 )
 
 
@@ -77,6 +86,8 @@ async def by_key() -> None:
 
         assert_type(await client.read_many(["a", "b"]), dict[str, Entry | None])
         assert_type(await client.read_many(name for name in ("a", "b")), dict[str, Entry | None])
+        assert_type(await client.read_many(["a", "b"], return_errors=True), dict[str, Entry | HoldfastError | None])
+        assert_type(await client.delete_many(["a", Delete("b", etag="1-x")]), dict[str, bool | HoldfastError])
         outcomes = await client.save_many({"a": 1, "b": None})
         assert_type(outcomes, dict[str, Entry | HoldfastError])
         await client.save_many([Save("a", 1), Save("b", 2, etag="1-x"), Save("c", 3, first_write=True)])
@@ -136,6 +147,42 @@ async def handles(client: Client) -> None:
     assert_type(client.state("p", Profile), PersistentState[Profile])
     assert_type(client.state("l", list[Profile], default=list), PersistentState[list[Profile]])
     assert_type(client.state("d", dict[str, Any], default=dict), PersistentState[dict[str, Any]])
+
+
+class User(Entity):
+    profile: PersistentState[Profile] = persistent("profile", store="profiles")
+    cart: PersistentState[Cart] = persistent(default=Cart)
+
+
+async def entities(client: Client) -> None:
+    async with client.activate(User, "user-42", timeout=3) as user:
+        assert_type(user, User)
+        assert_type(user.cart.value, Cart)
+        async for revision in user.profile.history(after_version=3):
+            assert_type(revision, Revision[Profile])
+            assert_type(revision.value, Profile | None)
+
+
+def blocking() -> None:
+    with holdfast.connect_sync("amqp://localhost/", timeout=5) as client:
+        assert_type(client, SyncClient)
+        assert_type(client.save("a", 1, metadata={"by": "ada"}), Entry)
+        assert_type(client.read("a"), Entry | None)
+        assert_type(client.delete("a", etag="1-x"), bool)
+        assert_type(client.history("a", limit=3), Sequence[HistoryEntry])
+        assert_type(client.iter_history("a"), Iterator[HistoryEntry])
+        assert_type(client.read_many(["a"]), dict[str, Entry | None])
+        cart = client.state("cart", Cart, default=Cart)
+        assert_type(cart.update(lambda value: value.items.append("a")), Cart)
+        assert_type(client.run(Client.describe), Service)
+        client.save("a")  # type: ignore[call-arg]
+        client.read("a", consistency="sometimes")  # type: ignore[arg-type]
+
+
+def values() -> None:
+    assert_type(Schema(Profile, version=2, upcasters={1: lambda old: old}), Schema[Profile])
+    holdfast.connect(keys=by_user(), encryption=Encryption({"k": b"0" * 32}, plain="accept"))
+    holdfast.connect(keys=by_name("shop"))
 
 
 async def mistakes(client: Client) -> None:

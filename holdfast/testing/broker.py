@@ -1,0 +1,93 @@
+"""A broker in memory: it takes what links publish, hands it to one session, and brings the replies back."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..amqp import Valve
+from ..events.topology import HOP_HEADER
+from ..worker.delivery import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What could not be processed, and why."""
+
+    body: bytes
+    #: The error code, as in docs/protocol.md.
+    reason: str
+    detail: str
+
+
+class MemoryBroker:
+    """The broker of one session. It loses nothing and never waits, so that all of it happens in the session's loop."""
+
+    def __init__(self, answer: Callable[[str, bytes], None]) -> None:
+        """Make a broker, in the session's event loop.
+
+        :param answer: takes the address and the body of each reply.
+        """
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.valve: Valve | None = None
+        self.reluctant = False
+        self.has_alarm = False
+        self.dead_letters: list[DeadLetter] = []
+        self._answer = answer
+        self._tags = itertools.count(1)
+        self._deliver: Callable[[Delivery, int], None] | None = None
+
+    def publish(self, partition: int, body: bytes, *, reply_to: str, author: str | None) -> None:
+        """Take one message of commands."""
+        delivery = Delivery(
+            tag=next(self._tags),
+            body=body,
+            reply_to=reply_to,
+            correlation_id=None,
+            message_id=None,
+            author=author,
+            redelivered=False,
+            suspect=False,
+            hopped=False,
+            headers={},
+        )
+        self._hand_over(delivery, partition)
+
+    def _hand_over(self, delivery: Delivery, partition: int) -> None:
+        if self._deliver is None:
+            raise RuntimeError("nobody consumes yet")
+        self._deliver(delivery, partition)
+
+    async def consume(self, partitions: Callable[[Delivery, int], None], _: Callable[[Delivery], None]) -> None:
+        """Begin to hand out messages. Those of our clients never come by the ingress."""
+        self._deliver = partitions
+
+    async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:  # noqa: ARG002
+        """Bring a reply to its link; our links match by command id."""
+        self._answer(to, body)
+
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:  # noqa: ARG002
+        """Keep a dead letter."""
+        self.dead_letters.append(DeadLetter(body, reason, detail))
+
+    async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:
+        """Hand commands to the partition they belong to."""
+        forwarded = Delivery(
+            tag=next(self._tags),
+            body=body,
+            reply_to=delivery.reply_to,
+            correlation_id=delivery.correlation_id,
+            message_id=delivery.message_id,
+            author=delivery.author,
+            redelivered=False,
+            suspect=False,
+            hopped=True,
+            headers={HOP_HEADER: 1},
+        )
+        self._hand_over(forwarded, partition)
+
+    async def acknowledge(self, tag: int, *, multiple: bool) -> None:
+        """Take note that it is done. Nothing is ever delivered again here."""
+
+    async def check(self) -> None:
+        """Return, since it is always there."""

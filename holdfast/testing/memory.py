@@ -1,0 +1,187 @@
+"""A whole service in this process: the engine as workers run it, on stores in memory, in a thread of its own."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from ..client import Client
+from ..events import ClosedError, Reply, Topology
+from ..events.topology import DEFAULT_STORE
+from ..stores import MemoryStore
+from ..worker import AccessConfig, Engine, WorkerOptions
+from ..worker.access import OPEN
+from ..worker.session import Session
+from .broker import DeadLetter, MemoryBroker
+from .clock import Clock
+from .faults import Faults
+from .faulty import faulty
+from .link import MemoryLink
+from .service import Options, Service, prefix_of
+
+#: Seconds for the service to start or to end. Either takes milliseconds.
+PATIENCE = 30.0
+#: An address for what demands one.
+NOWHERE = "amqp://memory/"
+
+
+class MemoryService(Service):
+    """A service without servers: the engine, its rules and its answers are those of a worker.
+
+    It starts with the first client, within milliseconds, and keeps its state until it is closed, over any number of
+    clients and event loops. What ends with it: durability, other processes, and what only servers do, such as losing
+    a connection. ``faults`` brings some of that back.
+    """
+
+    def __init__(
+        self,
+        *,
+        stores: Iterable[str] = (DEFAULT_STORE,),
+        partitions: int = 4,
+        access: AccessConfig = OPEN,
+        faults: Faults | None = None,
+    ) -> None:
+        """Make a service that has not started yet.
+
+        :param stores: names of its stores.
+        :param access: who may do what.
+        """
+        super().__init__(faults)
+        self.clock = Clock()
+        self._stores = {name: MemoryStore(name=name, clock=self.clock.now) for name in stores}
+        self._topology = Topology(partitions=partitions, stores=tuple(sorted(self._stores)))
+        self._options = WorkerOptions(amqp_url=NOWHERE, name="memory", partitions=partitions, access=access)
+        self._links: dict[str, MemoryLink] = {}
+        self._thread: threading.Thread | None = None
+        self._up = threading.Event()
+        self._fault: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._broker: MemoryBroker | None = None
+        self._stopping: asyncio.Event | None = None
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """What could not be processed so far."""
+        return list(self._broker.dead_letters) if self._broker is not None else []
+
+    def advance(self, seconds: float) -> None:
+        """Let so many seconds of service time pass at once: what expires by then has expired when this returns."""
+        self.clock.advance(seconds)
+        for link in list(self._links.values()):
+            link.tell_time(self.clock.now())
+
+    def start(self) -> None:
+        """Start, if it has not started yet. The first client does it by itself."""
+        if self._thread is not None:
+            return
+        self._thread = threading.Thread(target=self._run, name="holdfast-memory", daemon=True)
+        self._thread.start()
+        if not self._up.wait(PATIENCE):
+            raise RuntimeError(f"the service in memory did not start within {PATIENCE:g} s")
+        if self._fault is not None:
+            self.close()
+
+    def close(self) -> None:
+        """End it; its state is gone then. Repeating it is harmless.
+
+        :raises BaseException: what the service failed with, if it did.
+        """
+        thread = self._thread
+        if thread is None:
+            return
+        if self._loop is not None and self._stopping is not None and thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        thread.join(PATIENCE)
+        self._links.clear()
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+        self.close()
+
+    def _client(self, options: Options, user: str | None) -> Client:
+        self.start()
+
+        def link(
+            url: str,  # noqa: ARG001 - there is nothing to connect to
+            *,
+            name: str,  # noqa: ARG001
+            on_up: Callable[[], None],
+            on_replies: Callable[[list[Reply]], None],
+            connect_timeout: float,  # noqa: ARG001
+        ) -> MemoryLink:
+            return MemoryLink(self, user=user, on_up=on_up, on_replies=on_replies)
+
+        encryption = options.get("encryption")
+
+        def rival() -> Client:
+            return Client(NOWHERE, link=link, encryption=encryption)
+
+        url = NOWHERE if user is None else NOWHERE.replace("//", f"//{quote(user, safe='')}@")
+        maker = faulty(self.faults, link, rival=rival, encryption=encryption, prefix=prefix_of(options, url))
+        return Client(url, link=maker, **options)
+
+    # -- what links need
+
+    def join(self, link: MemoryLink) -> None:
+        """Let replies to its address go to a link."""
+        self._links[link.address] = link
+
+    def leave(self, link: MemoryLink) -> None:
+        """Let them go nowhere."""
+        self._links.pop(link.address, None)
+
+    def publish(self, partition: int, body: bytes, *, reply_to: str, author: str | None) -> None:
+        """Take one message of commands, from any thread."""
+        loop, broker = self._loop, self._broker
+        if loop is None or broker is None or loop.is_closed():
+            raise ClosedError("the service in memory has ended")
+
+        def publish() -> None:
+            broker.publish(partition, body, reply_to=reply_to, author=author)
+
+        loop.call_soon_threadsafe(publish)
+
+    def _answer(self, address: str, body: bytes) -> None:
+        link = self._links.get(address)
+        if link is not None:
+            link.deliver(body)
+
+    # -- its thread
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as fault:  # noqa: BLE001 - it belongs to whoever starts or closes the service
+            self._fault = fault
+        finally:
+            self._up.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._broker = MemoryBroker(self._answer)
+        for store in self._stores.values():
+            await store.open()
+        session = Session(self._broker, **self._parts())
+        await session.run(self._stopping, on_ready=self._up.set)
+
+    def _parts(self) -> dict[str, Any]:
+        engines = {name: Engine(store, service_time=self.clock.now) for name, store in self._stores.items()}
+        return {
+            "engines": engines,
+            "topology": self._topology,
+            "options": self._options,
+            "service_time": self.clock.now,
+        }
