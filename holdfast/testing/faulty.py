@@ -178,13 +178,16 @@ class FaultyLink:
                 return True
             found = await rival.read(key, store=store)
             if found is not None:
-                await rival.save(key, found.value, store=store)
+                # On condition: what somebody else writes meanwhile is as good, and not to be undone.
+                await rival.save(key, found.value, etag=found.etag, store=store)
             elif command.get("etag") is None:
                 value = command["value"]
                 if self._encryption is not None:
                     value = self._encryption.open(store, key, value, command_id=command["id"])
-                saved = await rival.save(key, value, store=store)
+                saved = await rival.save(key, value, first_write=True, store=store)
                 self._left_behind[command["id"]] = (store, key, saved.etag)
+        except ConflictError:
+            return True  # somebody was quicker
         except HoldfastError as fault:
             told = ErrorInfo(code="fault", message=f"the rival of a test could not write {key!r}: {fault}")
             self._soon(Reply(id=command["id"], status=Status.INTERNAL, error=told))

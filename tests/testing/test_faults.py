@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,31 @@ async def test_a_rival_on_an_absent_key_leaves_nothing(service: MemoryService, c
     service.faults.conflict(times=3)
     assert await client.state("a", int, default=int).update(lambda count: count + 1) == 1
     assert service.faults.pending == 0
+
+
+async def test_a_rival_undoes_nobody_elses_write(
+    service: MemoryService, client: holdfast.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given somebody who writes between a rival's look and its write, when both are done, then his value is there."""
+    first = await client.save("a", 1)
+    async with service.connect() as other:
+        read = holdfast.Client.read
+
+        async def read_and_be_overtaken(self: holdfast.Client, key: str, **options: Any) -> holdfast.Entry | None:
+            found = await read(self, key, **options)
+            if self is not client:
+                await other.save(key, "newer")
+            return found
+
+        monkeypatch.setattr(holdfast.Client, "read", read_and_be_overtaken)
+        service.faults.conflict("a")
+        service.faults.conflict("b")
+        with pytest.raises(holdfast.ConflictError):
+            await client.save("a", 2, etag=first.etag)
+        with pytest.raises(holdfast.ConflictError):
+            await client.save("b", 2, first_write=True)
+        found = await client.read_many(["a", "b"])
+        assert [entry and entry.value for entry in found.values()] == ["newer", "newer"]
 
 
 async def test_conflicts_wait_for_commands_that_can_meet_one(service: MemoryService, client: holdfast.Client) -> None:
