@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from holdfast.events import Event, Record, Refusal, make_etag
+from holdfast.events import Event, Receipt, Record, Refusal, make_etag
 
 from .commands import FOREVER, canonical, check_complete, is_expired
 from .history import HistoryError, Operation, Outcome
@@ -68,6 +68,10 @@ class Audit:
             yield Finding("its command id stands in the log more than once", record.key, record.id)
         calls = self._calls.get(record.id)
         messages: Iterator[str]
+        if isinstance(record, Receipt) or record.position > 0:
+            # Histories are of calls on single keys; serializability.py is for others.
+            yield Finding("is of a transaction, and no client sent one", record.key, record.id)
+            return
         if isinstance(record, Event):
             self._events.add(record.id)
             self._places[record.key].append(_Place(record.version, record.id, record.exists))

@@ -26,6 +26,8 @@ class Step(StrEnum):
     APPENDING = "in append"
     #: The store has answered, nobody was told.
     APPENDED = "after append"
+    #: All of a transaction is in the database, and nothing is committed: its keys are closed to everybody else.
+    COMMITTING = "before commit"
     #: A message of replies was written.
     REPLIED = "after reply"
     #: All replies and dead letters of a batch are out, nothing was acknowledged.

@@ -16,6 +16,7 @@ from pymongo.synchronous.pool import Connection
 from holdfast.cli import main
 from holdfast.events import Record
 from holdfast.stores import Appended, MongoStore
+from holdfast.stores.driver import Driver
 from holdfast.worker.broker import AmqpBroker
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.intake import Intake
@@ -56,6 +57,8 @@ def set_trap(trap: Trap) -> None:
         setattr(owner, name, stepped)
 
     around(MongoStore, "append", before=Step.DECIDED, after=Step.APPENDED)
+    around(MongoStore, "transact", before=Step.DECIDED, after=Step.APPENDED)
+    around(Driver, "commit", before=Step.COMMITTING)
     around(AmqpBroker, "reply", after=Step.REPLIED)
     around(AmqpBroker, "forward", after=Step.FORWARDED)
     around(AmqpBroker, "bury", after=Step.BURIED)

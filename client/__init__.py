@@ -3,7 +3,7 @@
 from .client import Client, connect
 from .encryption import Encryption
 from .entities import Entity, persistent
-from .entry import Delete, Entry, Save, Service
+from .entry import Delete, Entry, Save, Service, Step
 from .keyspace import by_name, by_user
 from .queries import Condition, Field, Order, QueryPage, field
 from .revisions import Revision
@@ -11,8 +11,10 @@ from .schema import Schema
 from .serializers import Serializer
 from .state import PersistentState
 from .sync import SyncClient, SyncState, connect_sync
+from .transactions import Check, StepResult, Transaction
 
 __all__ = [
+    "Check",
     "Client",
     "Condition",
     "Delete",
@@ -28,8 +30,11 @@ __all__ = [
     "Schema",
     "Serializer",
     "Service",
+    "Step",
+    "StepResult",
     "SyncClient",
     "SyncState",
+    "Transaction",
     "by_name",
     "by_user",
     "connect",

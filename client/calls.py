@@ -15,6 +15,7 @@ from ..events import (
     OutcomeUnknown,
     RemoteError,
     Reply,
+    SeveralStoresError,
     TooLargeError,
     Unavailable,
     UnknownStoreError,
@@ -93,7 +94,7 @@ def to_error(reply: Reply, call: Call) -> HoldfastError:
     match reply.status:
         case "conflict" if info is not None:
             return ConflictError(
-                call.key,
+                call.key if info.key is None else info.key,
                 expected=info.expected,
                 actual=info.actual,
                 version=reply.version or 0,
@@ -102,7 +103,10 @@ def to_error(reply: Reply, call: Call) -> HoldfastError:
                 # Of a key that is absent there is nothing more to tell.
                 current_known="current" in info.model_fields_set or reply.exists is False,
                 code=code,
+                operation=info.operation,
             )
+        case "invalid" if code == "several_stores":
+            return SeveralStoresError(_without(field, message), field=field)
         case "invalid" if code == "id_reused":
             return IdReusedError(message)
         case "invalid" if code == "unsupported":

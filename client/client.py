@@ -34,13 +34,14 @@ from .calls import Call, Wire, to_error
 from .dispatcher import Dispatcher
 from .encryption import Encryption
 from .entities import Entity, activate
-from .entry import Delete, Entry, Save, Service, to_datetime
+from .entry import Delete, Entry, Save, Service, Step, to_datetime
 from .keyspace import KeySpace, Strategy
 from .link import CONNECT_TIMEOUT, Link, LinkMaker
 from .places import Places
 from .queries import Condition, FieldPath, Order, QueryPage, query_command, query_page
 from .serializers import Serializer
 from .state import PersistentState
+from .transactions import StepResult, Transaction, to_operations, to_results
 from .turns import Turns
 
 T = TypeVar("T")
@@ -357,6 +358,57 @@ class Client:
         """
         return await bulk.delete_many(self, items, store=store, timeout=timeout)
 
+    async def transact(
+        self,
+        steps: Iterable[Step],
+        *,
+        store: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        return_current: bool = False,
+        timeout: float | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+    ) -> list[StepResult]:
+        """Apply all steps in their order, at one moment, or none of them. They are about keys of one store.
+
+        :param steps: :class:`Save`, :class:`Delete` and :class:`Check`, at most 500. Each may have its condition; each
+            sees what those before it have made of its key.
+        :param metadata: kept with each event.
+        :param return_current: a conflict brings the value that it met.
+        :returns: one result for each step.
+        :raises ConflictError: if a condition does not hold: ``operation`` and ``key`` say whose, the first in order.
+        :raises Unavailable: also if others have changed its keys each time that it was tried.
+        :raises InvalidError: if a step cannot be meant.
+        """
+        command: Wire = {"op": "transact", "operations": to_operations(steps)}
+        key = command["operations"][0]["key"]
+        store = self._complete(command, store, metadata, return_current)
+        return to_results(await self._call(command, store, key, timeout, id, mutates=True))
+
+    def transaction(
+        self,
+        *,
+        store: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        return_current: bool = False,
+        timeout: float | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+    ) -> Transaction:
+        """A transaction to be put together step by step; see :meth:`transact` for parameters and errors.
+
+        ::
+
+            async with client.transaction() as both:
+                both.save("account/a", 90, etag=a.etag)
+                both.save("account/b", 110, etag=b.etag)
+        """
+
+        async def commit(steps: Sequence[Step]) -> list[StepResult]:
+            return await self.transact(
+                steps, store=store, metadata=metadata, return_current=return_current, timeout=timeout, id=id
+            )
+
+        return Transaction(commit, store or self._store)
+
     async def history(
         self,
         key: str,
@@ -532,7 +584,8 @@ class Client:
         return_current: bool = False,
     ) -> str:
         """Add what is not the default, and give back the store's name."""
-        check_key(command["key"])
+        if "key" in command:
+            check_key(command["key"])
         name = store or self._store
         if name != DEFAULT_STORE:
             command["store"] = name

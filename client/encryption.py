@@ -173,7 +173,8 @@ class Encryption:
             opened["events"] = [self._open_event(store, key, event) for event in reply.events]
         error = reply.error
         if error is not None and "current" in error.model_fields_set:
-            opened["error"] = self._open_error(store, key, error)
+            # Of a transaction it is the value of one of its keys.
+            opened["error"] = self._open_error(store, error.key or key, error)
         return reply.model_copy(update=opened) if opened else reply
 
     def _open_event(self, store: str, key: str, event: HistoryEntry) -> HistoryEntry:

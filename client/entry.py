@@ -28,10 +28,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Save:
-    """One item of :meth:`Client.save_many`."""
+class Step:
+    """One step of :meth:`Client.transact`: a :class:`Save`, a :class:`Delete` or a :class:`Check`."""
 
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Step):
+    """One item of :meth:`Client.save_many`, and one step of :meth:`Client.transact`."""
+
     value: Any
     etag: str | None = None
     #: Demand that the key is absent, if there is no etag.
@@ -39,10 +45,9 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
-    """One item of :meth:`Client.delete_many`."""
+class Delete(Step):
+    """One item of :meth:`Client.delete_many`, and one step of :meth:`Client.transact`."""
 
-    key: str
     #: Demand that the key's state has this etag.
     etag: str | None = None
 

@@ -5,17 +5,22 @@ Nothing in here does I/O, and nothing in here imports another part of Holdfast.
 
 from .codec import BadCommand, Decoded, decode_commands, decode_replies, encode
 from .commands import (
+    CheckOperation,
     Command,
     Concurrency,
     Consistency,
     DeleteCommand,
+    DeleteOperation,
     DescribeCommand,
     HistoryCommand,
     KeyCommand,
     Mutation,
+    Operation,
     QueryCommand,
     ReadCommand,
     SaveCommand,
+    SaveOperation,
+    TransactCommand,
     check_id,
     check_key,
 )
@@ -34,6 +39,7 @@ from .errors import (
     OutcomeUnknown,
     RemoteError,
     SchemaError,
+    SeveralStoresError,
     StoreConfigError,
     StoreError,
     StoreUnavailable,
@@ -43,8 +49,8 @@ from .errors import (
     UnsupportedError,
 )
 from .etags import make_etag
-from .records import Event, Record, Refusal, digest_of
-from .replies import ErrorInfo, HistoryEntry, QueryEntry, Reply, Status
+from .records import Event, Receipt, Record, Refusal, digest_of, digest_of_transaction, operation_digests
+from .replies import ErrorInfo, HistoryEntry, OperationReply, QueryEntry, Reply, Status
 from .topology import Topology, partition_of, partition_queue
 from .urls import mask_url
 from .values import check_value
@@ -53,6 +59,7 @@ __all__ = [
     "AbsentError",
     "ActivationError",
     "BadCommand",
+    "CheckOperation",
     "ClosedError",
     "Command",
     "Concurrency",
@@ -60,6 +67,7 @@ __all__ = [
     "Consistency",
     "Decoded",
     "DeleteCommand",
+    "DeleteOperation",
     "DeniedError",
     "DescribeCommand",
     "EncryptionError",
@@ -74,22 +82,28 @@ __all__ = [
     "KeyCommand",
     "Mutation",
     "NotReadError",
+    "Operation",
+    "OperationReply",
     "OutcomeUnknown",
     "QueryCommand",
     "QueryEntry",
     "ReadCommand",
+    "Receipt",
     "Record",
     "Refusal",
     "RemoteError",
     "Reply",
     "SaveCommand",
+    "SaveOperation",
     "SchemaError",
+    "SeveralStoresError",
     "Status",
     "StoreConfigError",
     "StoreError",
     "StoreUnavailable",
     "TooLargeError",
     "Topology",
+    "TransactCommand",
     "Unavailable",
     "UnknownStoreError",
     "UnsupportedError",
@@ -99,9 +113,11 @@ __all__ = [
     "decode_commands",
     "decode_replies",
     "digest_of",
+    "digest_of_transaction",
     "encode",
     "make_etag",
     "mask_url",
+    "operation_digests",
     "partition_of",
     "partition_queue",
 ]

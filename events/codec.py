@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, get_args
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from .commands import AnyCommand, Command, check_id
 from .errors import InvalidError, TooLargeError
@@ -152,17 +153,30 @@ def _explain(error: ValidationError) -> InvalidError:
     """The first fault as one of our own errors, naming the field. Input is never echoed: it may be secret."""
     fault = error.errors(include_url=False, include_input=False)[0]
     cause = fault.get("ctx", {}).get("error")
+    # The first part of the place is the union's tag, the command's op.
+    way = fault["loc"][1:]
+    if len(way) > 3 and way[0] == "operations":
+        return _explain_operation(fault, cause)
     if isinstance(cause, InvalidError):
         return cause
     kind = fault["type"]
-    # The first part of the place is the union's tag, the command's op.
-    field = str(fault["loc"][1])
+    field = str(way[0])
     if kind == "missing":
         return InvalidError("is required", code="missing_field", field=field)
     if field == "v":
         return InvalidError("this worker speaks protocol 1", code="bad_version", field="v")
-    place = shorten(".".join(str(part) for part in fault["loc"][1:]))
+    place = shorten(".".join(str(part) for part in way))
     return InvalidError(str(fault["msg"]), code=f"bad_{field}", field=place)
+
+
+def _explain_operation(fault: ErrorDetails, cause: Any) -> InvalidError:
+    """A fault within one operation of a transaction. Between its number and the rest is again a tag."""
+    _, _, number, _, *way = fault["loc"]
+    place = f"operations[{number}]."
+    if isinstance(cause, InvalidError):
+        message = str(cause).removeprefix(f"{cause.field}: ")
+        return InvalidError(message, code=cause.code, field=shorten(f"{place}{cause.field}"))
+    return InvalidError(str(fault["msg"]), code=f"bad_{way[0]}", field=shorten(place + ".".join(map(str, way))))
 
 
 def decode_replies(body: bytes) -> list[Reply]:

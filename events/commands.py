@@ -1,10 +1,19 @@
 """Commands: what clients ask for. The models are the strict definition of the wire format, see docs/protocol.md."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    model_validator,
+)
 
-from .errors import InvalidError
+from .errors import InvalidError, SeveralStoresError
 from .limits import (
     MAX_ETAG_LENGTH,
     MAX_ID_BYTES,
@@ -12,6 +21,7 @@ from .limits import (
     MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
     MAX_METADATA_ENTRIES,
+    MAX_OPERATIONS,
     MAX_PAGE,
     MAX_STORE_LENGTH,
     PROTOCOL_VERSION,
@@ -170,6 +180,111 @@ class HistoryCommand(_KeyCommand):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
 
 
+class _Operation(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    key: Key
+    #: May be said again, as long as it is that of the transaction.
+    store: StoreName | None = None
+
+
+class SaveOperation(_Operation):
+    """One save of a transaction, as :class:`SaveCommand`."""
+
+    op: Literal["save"]
+    value: Value
+    etag: Etag | None = None
+    concurrency: Concurrency = "last-write"
+
+
+class DeleteOperation(_Operation):
+    """One delete of a transaction, as :class:`DeleteCommand`."""
+
+    op: Literal["delete"]
+    etag: Etag | None = None
+
+
+class CheckOperation(_Operation):
+    """A condition of a transaction on a key that it does not write."""
+
+    op: Literal["check"]
+    #: Demand that the key's state has this etag.
+    etag: Etag | None = None
+    #: In place of an etag: demand that the key is there, or that it is absent.
+    exists: bool | None = None
+
+
+Operation = SaveOperation | DeleteOperation | CheckOperation
+
+#: What each operation takes, and what it has to have.
+_OPERATION_FIELDS: Final = {
+    str(get_args(model.model_fields["op"].annotation)[0]): (
+        frozenset(model.model_fields),
+        [name for name, field in model.model_fields.items() if field.is_required()],
+    )
+    for model in get_args(Operation)
+}
+
+
+def _check_operations(operations: Any) -> list[dict[str, Any]]:
+    """Look at the outline of operations. As for metadata, the model's own rules would list everything that is wrong."""
+    if not isinstance(operations, list) or not operations:
+        raise InvalidError("is an array of one operation or more", code="bad_operations", field="operations")
+    if len(operations) > MAX_OPERATIONS:
+        raise InvalidError(f"is limited to {MAX_OPERATIONS} operations", code="bad_operations", field="operations")
+    return [_check_operation(f"operations[{number}]", operation) for number, operation in enumerate(operations)]
+
+
+def _check_operation(place: str, operation: Any) -> dict[str, Any]:
+    if not isinstance(operation, dict):
+        raise InvalidError("is an object", code="bad_operations", field=place)
+    op = operation.get("op")
+    fields, required = _OPERATION_FIELDS.get(op, ((), ())) if isinstance(op, str) else ((), ())
+    if not fields:
+        raise InvalidError(f"must be one of {', '.join(_OPERATION_FIELDS)}", code="bad_op", field=f"{place}.op")
+    for name in operation:
+        if name not in fields:
+            raise InvalidError(
+                "is not a field of this operation", code="unknown_field", field=shorten(f"{place}.{name}")
+            )
+    for name in required:
+        if name not in operation:
+            raise InvalidError("is required", code="missing_field", field=f"{place}.{name}")
+    if op == "check" and (operation.get("etag") is None) == (operation.get("exists") is None):
+        raise InvalidError("demands either an etag or, by `exists`, presence or absence", code="bad_check", field=place)
+    return operation
+
+
+class TransactCommand(_Command):
+    """Apply all operations in the order in which they stand, or none of them."""
+
+    op: Literal["transact"]
+    store: StoreName = DEFAULT_STORE
+    operations: Annotated[
+        list[Annotated[Operation, Field(discriminator="op")]],
+        BeforeValidator(_check_operations),
+    ]
+    #: On a conflict, answer with the current value of the key in question too.
+    return_current: bool = False
+    #: Kept with each event.
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _check_stores(self) -> Self:
+        for number, one in enumerate(self.operations):
+            if one.store not in (None, self.store):
+                raise SeveralStoresError(
+                    "a transaction is about one store: events of two stores cannot be committed in one step",
+                    field=f"operations[{number}].store",
+                )
+        return self
+
+    @property
+    def key(self) -> str:
+        """That of the first operation: the transaction is applied where commands on it are."""
+        return self.operations[0].key
+
+
 class QueryCommand(_Command):
     """A page of the current values that match, of those keys that the sender may query and read."""
 
@@ -199,5 +314,5 @@ class DescribeCommand(_Command):
 
 Mutation = SaveCommand | DeleteCommand
 KeyCommand = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand
-Command = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand | QueryCommand | DescribeCommand
+Command = SaveCommand | DeleteCommand | TransactCommand | ReadCommand | HistoryCommand | QueryCommand | DescribeCommand
 AnyCommand = Annotated[Command, Field(discriminator="op")]

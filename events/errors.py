@@ -7,6 +7,7 @@
     ├── InvalidError           the command itself is wrong: mend it (also a ValueError)
     │   ├── TooLargeError      the value is over the configured limit
     │   ├── IdReusedError      the command id was used before, for something else
+    │   ├── SeveralStoresError a transaction names several stores
     │   └── UnsupportedError   the store does not offer what the command needs: for good
     ├── UnknownStoreError      no store of that name is configured: for good
     ├── DeniedError            not allowed for this user
@@ -45,6 +46,8 @@ class ConflictError(HoldfastError):
         that it was not asked for, or that the user may not read it.
     :ivar code: ``etag_mismatch``, ``exists`` or ``absent``; ``hidden`` if this user may not read the key, and so is
         told none of the above.
+    :ivar operation: of a transaction: which of its operations met the conflict, counted from 0; None for a command on
+        one key. ``key`` and everything else is of this operation.
     """
 
     def __init__(
@@ -58,8 +61,10 @@ class ConflictError(HoldfastError):
         current: Any = None,
         current_known: bool = False,
         code: str = "etag_mismatch",
+        operation: int | None = None,
     ) -> None:
         self.key = key
+        self.operation = operation
         self.expected = expected
         self.actual = actual
         self.version = version
@@ -68,10 +73,13 @@ class ConflictError(HoldfastError):
         self.current_known = current_known
         self.code = code
         wanted = "absent" if expected is None else f"at etag {expected!r}"
+        if expected is None and code == "absent":
+            wanted = "present"
         found = "absent" if actual is None else f"at etag {actual!r}"
         if code == "hidden":
             found = "another state, which this user may not know"
-        super().__init__(f"{key!r}: expected {wanted}, found {found}")
+        place = f"{key!r}" if operation is None else f"operation {operation}, {key!r}"
+        super().__init__(f"{place}: expected {wanted}, found {found}")
 
 
 class InvalidError(HoldfastError, ValueError):
@@ -98,6 +106,13 @@ class IdReusedError(InvalidError):
     """The command id belongs to an earlier command of other content or of another author."""
 
     def __init__(self, message: str, *, code: str = "id_reused", field: str | None = "id") -> None:
+        super().__init__(message, code=code, field=field)
+
+
+class SeveralStoresError(InvalidError):
+    """A transaction names more than one store. Events of two stores cannot be committed in one step."""
+
+    def __init__(self, message: str, *, code: str = "several_stores", field: str | None = None) -> None:
         super().__init__(message, code=code, field=field)
 
 

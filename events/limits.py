@@ -41,6 +41,9 @@ REPLY_MESSAGE_BYTES: Final = 1024 * 1024
 MAX_METADATA_ENTRIES: Final = 32
 MAX_METADATA_BYTES: Final = 4096
 
+#: Operations of one transaction.
+MAX_OPERATIONS: Final = 500
+
 #: Events on one page of a history.
 MAX_PAGE: Final = 1000
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from .commands import DeleteCommand, SaveCommand
+from .commands import DeleteCommand, SaveCommand, TransactCommand
 from .etags import make_etag
 
 
@@ -25,6 +25,8 @@ class _Record(BaseModel):
     #: Tells a repeat of a command from another command under the same id.
     digest: bytes
     metadata: dict[str, str] | None = None
+    #: 0, but for the events of a transaction: 1, 2, 3, … in their order, behind its receipt.
+    position: int = 0
 
 
 class Event(_Record):
@@ -57,7 +59,20 @@ class Refusal(_Record):
     answer: dict[str, Any]
 
 
-Record = Event | Refusal
+class Receipt(_Record):
+    """The recorded answer to a transaction that was committed, in one step with its events.
+
+    It stands in the place of the id, so that a transaction is recognised also if it changed nothing.
+    """
+
+    type: Literal["transacted"] = "transacted"
+    #: As of a refusal.
+    answer: dict[str, Any]
+    #: How many events it made. They have the positions from 1 up to this.
+    events: int
+
+
+Record = Event | Refusal | Receipt
 
 
 def digest_of(command: SaveCommand | DeleteCommand) -> tuple[bytes, int]:
@@ -71,6 +86,31 @@ def digest_of(command: SaveCommand | DeleteCommand) -> tuple[bytes, int]:
         value, concurrency = value_text(command.value), command.concurrency
     digest = make_digest(command.op, command.store, command.key, command.etag, concurrency, command.metadata, value)
     return digest, len(value)
+
+
+def digest_of_transaction(command: TransactCommand) -> bytes:
+    """Eight bytes over what a transaction means: its operations in their order, each with its digest."""
+    digest = blake2b(digest_size=8)
+    digest.update(orjson.dumps(["transact", command.store, len(command.operations)]))
+    for part in operation_digests(command):
+        digest.update(part)
+    return digest.digest()
+
+
+def operation_digests(command: TransactCommand) -> list[bytes]:
+    """The digest of each operation. A save's and a delete's are those of commands by themselves, and so are those of
+    the events that they make.
+    """
+    digests = []
+    for one in command.operations:
+        value = b""
+        condition: str | None = None
+        if one.op == "save":
+            value, condition = value_text(one.value), one.concurrency
+        elif one.op == "check":
+            condition = None if one.exists is None else "exists" if one.exists else "absent"
+        digests.append(make_digest(one.op, command.store, one.key, one.etag, condition, command.metadata, value))
+    return digests
 
 
 def value_text(value: Any) -> bytes:

@@ -39,6 +39,9 @@ class ErrorInfo(BaseModel):
     winner: str | None = None
     #: Of a conflict, if asked for and the key is there: the value that was found.
     current: Any = None
+    #: Of a transaction: which operation it is, counted from 0, and its key.
+    operation: int | None = None
+    key: str | None = None
 
 
 class HistoryEntry(BaseModel):
@@ -68,6 +71,21 @@ class QueryEntry(BaseModel):
     updated_at: int
 
 
+class OperationReply(BaseModel):
+    """What a transaction says of one of its operations: the state of the key after it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    # All of these are left out where the sender may not read the key.
+    exists: bool | None = None
+    etag: str | None = None
+    version: int | None = None
+    #: Of a save and a delete.
+    changed: bool | None = None
+    updated_at: int | None = None
+
+
 class Reply(BaseModel):
     """The answer to one command. Fields that this version does not know are passed over."""
 
@@ -90,6 +108,9 @@ class Reply(BaseModel):
     changed: bool | None = None
     #: Service time of the event that made this state.
     updated_at: int | None = None
+
+    #: Of a transaction: one for each operation, in order.
+    results: list[OperationReply] | None = None
 
     # Of history:
     events: list[HistoryEntry] | None = None

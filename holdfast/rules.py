@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from .events import Event, Record, Refusal, Status, make_etag
+from .events import Event, Receipt, Record, Refusal, Status
 from .events.records import make_digest, value_text
-from .stores import Head, Malformed
+from .stores import Head, Malformed, Place
 
 
 class Rule(StrEnum):
@@ -17,7 +17,7 @@ class Rule(StrEnum):
     DEFINITION = "definition"
     #: Every document is a record, with the fields of its type and no others, and can be read.
     RECORD = "record"
-    #: A command id stands in the log once.
+    #: A command id stands in the log once, but for the events of a transaction, which have positions.
     ID = "id"
     #: The versions of a key are 1, 2, 3, … without gaps and without repeats.
     VERSION = "version"
@@ -29,6 +29,8 @@ class Rule(StrEnum):
     DIGEST = "digest"
     #: The recorded answer of a refusal is one that was right at some time.
     ANSWER = "answer"
+    #: A transaction is there as a whole: its receipt, and exactly the events that this tells of.
+    TRANSACTION = "transaction"
     #: The newest event of a key is what lookups say.
     CURRENT = "current"
 
@@ -146,17 +148,16 @@ class Identity:
     """Follows command ids in order."""
 
     def __init__(self) -> None:
-        self._id: str | None = None
-        self._is_event = False
+        self._last: Place | None = None
 
-    def step(self, ids: Sequence[tuple[str, bool]]) -> Iterator[Fault]:
-        """Take the next ids in, each with whether its record is an event, and say which came before."""
-        for id_, is_event in ids:
-            if id_ == self._id:
+    def step(self, places: Sequence[Place]) -> Iterator[Fault]:
+        """Take the next ids in, and say which came before."""
+        for place in places:
+            last, self._last = self._last, place
+            if last is not None and (last.id, last.position) == (place.id, place.position):
                 kinds = {True: "events", False: "refusals"}
-                both = kinds[is_event] if is_event == self._is_event else "an event and a refusal"
-                yield Fault(Rule.ID, f"stands in the log more than once, as {both}", id=id_)
-            self._id, self._is_event = id_, is_event
+                both = kinds[place.is_event] if place.is_event == last.is_event else "an event and a refusal"
+                yield Fault(Rule.ID, f"stands in the log more than once, as {both}", id=place.id)
 
 
 def answer_places(refusals: Sequence[Refusal]) -> tuple[set[str], set[tuple[str, int]]]:
@@ -164,44 +165,78 @@ def answer_places(refusals: Sequence[Refusal]) -> tuple[set[str], set[tuple[str,
     ids: set[str] = set()
     places: set[tuple[str, int]] = set()
     for refusal in refusals:
-        winner, version = _error(refusal).get("winner"), refusal.answer.get("version")
+        winner, place = _error(refusal).get("winner"), place_of(refusal)
         if isinstance(winner, str):
             ids.add(winner)
-        elif isinstance(version, int) and version > 0:
-            places.add((refusal.key, version))
+        elif place is not None:
+            places.add(place)
     return ids, places
+
+
+def winner_of(refusal: Refusal) -> str:
+    """The command that made the state which a recorded conflict met; empty if it tells of none."""
+    winner = _error(refusal).get("winner")
+    return winner if isinstance(winner, str) else ""
+
+
+def place_of(refusal: Refusal) -> tuple[str, int] | None:
+    """The (key, version) of the state that a recorded answer tells of, if there was an event."""
+    key, version = _key(refusal), refusal.answer.get("version")
+    return (key, version) if isinstance(version, int) and version > 0 else None
 
 
 def answer_fault(
     refusal: Refusal, found: Mapping[str, Record | Malformed], events: Mapping[tuple[str, int], Record | Malformed]
 ) -> Fault | None:
-    """What is wrong with a recorded answer, given what is in the log at its places."""
+    """What is wrong with a recorded answer, given what is in the log at its places.
+
+    Of a winner that is a transaction its event is at its place, and under its id is the receipt.
+    """
     answer, error = refusal.answer, _error(refusal)
+    place = place_of(refusal)
+    event = events.get(place) if place is not None else None
     match answer["status"]:
         case Status.EXPIRED:
             message = None
         case Status.CONFLICT:
-            version, winner, actual = answer.get("version"), error.get("winner"), error.get("actual")
-            event = found.get(winner) if isinstance(winner, str) else None
-            if isinstance(event, Malformed):
-                # That is told already.
-                message = None
-            elif not isinstance(event, Event) or (event.key, event.version) != (refusal.key, version):
-                message = f"tells of version {version} by {winner!r}, which is not in the log"
-            elif not event.exists or actual != make_etag(event.version, event.id):
-                message = f"tells of the etag {actual!r}, which that version has not"
-            else:
-                message = None
+            winner = error.get("winner")
+            if isinstance(winner, str) and not isinstance(found.get(winner), Receipt):
+                event = found.get(winner)
+            message = None if winner == refusal.id else _conflict_fault(refusal, event)
         case Status.OK:
             version = answer.get("version")
-            event = events.get((refusal.key, version)) if isinstance(version, int) else None
             absent = not event.exists if isinstance(event, Event) else version == 0 or isinstance(event, Malformed)
             message = None if absent and answer.get("changed") is False else f"tells that version {version} was absent"
         case other:
             message = f"has the status {other!r}, which is not recorded"
     return (
-        None if message is None else Fault(Rule.ANSWER, f"its recorded answer {message}", refusal.key, None, refusal.id)
+        None
+        if message is None
+        else Fault(Rule.ANSWER, f"its recorded answer {message}", _key(refusal), None, refusal.id)
     )
+
+
+def _conflict_fault(refusal: Refusal, event: Record | Malformed | None) -> str | None:
+    """What is wrong with a recorded conflict. One that rests on operations of its own transaction is not asked for."""
+    answer, error = refusal.answer, _error(refusal)
+    version, winner, actual = answer.get("version"), error.get("winner"), error.get("actual")
+    if isinstance(event, Malformed):
+        # That is told already.
+        return None
+    if winner is None and version == 0 and answer.get("exists") is False:
+        # A transaction that demanded a key which never was.
+        return None
+    if not isinstance(event, Event) or (event.key, event.version, event.id) != (_key(refusal), version, winner):
+        return f"tells of version {version} by {winner!r}, which is not in the log"
+    if event.exists != answer.get("exists", True) or actual != (event.etag if event.exists else None):
+        return f"tells of the etag {actual!r}, which that version has not"
+    return None
+
+
+def _key(refusal: Refusal) -> str:
+    """The key that an answer is about: that of one operation, if it is a transaction's."""
+    key = _error(refusal).get("key")
+    return key if isinstance(key, str) else refusal.key
 
 
 def _error(refusal: Refusal) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from .events import Event, Record, Refusal, StoreError, StoreUnavailable
+from .events import Event, Receipt, Record, Refusal, StoreError, StoreUnavailable
 from .rules import (
     Fault,
     Identity,
@@ -21,8 +21,11 @@ from .rules import (
     answer_places,
     current_fault,
     malformed_fault,
+    place_of,
+    winner_of,
 )
 from .stores import EventPage, Fence, Head, InspectableStore, Malformed, RecordPage
+from .wholeness import Wholeness, orphan_fault, receipt_faults, receipt_places
 
 #: Faults that are kept; all are counted.
 DEFAULT_MAX_FAULTS: Final = 100
@@ -47,6 +50,7 @@ class Report:
     max_faults: int = DEFAULT_MAX_FAULTS
     events: int = 0
     refusals: int = 0
+    transactions: int = 0
     #: Keys that have an event, and those of them that are there.
     keys: int = 0
     present: int = 0
@@ -99,6 +103,7 @@ class _Verification:
         self._progress = progress
         self._succession = Succession(report.store)
         self._identity = Identity()
+        self._wholeness = Wholeness()
         #: Whether the store answers what workers ask.
         self._answers = True
         #: A key of which a newer event is malformed: no lookup is right for it.
@@ -123,6 +128,7 @@ class _Verification:
         report.keys = self._succession.keys
         async for records in self._inspection.records():
             await self._look_at_records(records)
+        report.add(self._wholeness.finish())
         return report
 
     async def _look_at_events(self, page: EventPage) -> None:
@@ -150,11 +156,27 @@ class _Verification:
         report.refusals += len(refusals)
         ids, places = answer_places(refusals)
         found = await self._inspection.find(ids, page.after)
+        by_transactions = [one for one in refusals if isinstance(found.get(winner_of(one)), Receipt)]
+        places |= {place for one in by_transactions if (place := place_of(one)) is not None}
+        receipts = {record.id: record for record in page.others if isinstance(record, Receipt)}
+        report.transactions += len(receipts)
+        places |= receipt_places(receipts.values())
         events = await self._inspection.at(places, page.after)
         faults = (answer_fault(refusal, found, events) for refusal in refusals)
         report.add(fault for fault in faults if fault is not None)
+        for receipt in receipts.values():
+            report.add(receipt_faults(receipt, events))
+        report.add(self._wholeness.step(page.ids, receipts))
+        report.add(await self._orphan_faults(page.after))
         # An event was looked at before; what is none is done with at once.
         self._advance(len(page.ids) + len(page.others))
+
+    async def _orphan_faults(self, after: Fence) -> list[Fault]:
+        """Events of transactions whose receipts were not seen before them: they may have come meanwhile, together."""
+        orphans = self._wholeness.take_orphans()
+        found = await self._inspection.find({orphan.id for orphan in orphans}, after) if orphans else {}
+        faults = (orphan_fault(orphan, found.get(orphan.id)) for orphan in orphans)
+        return [fault for fault in faults if fault is not None]
 
     async def _current_faults(self, newest: Mapping[str, Event], after: Fence) -> list[Fault]:
         """Where lookups say another thing than the log. They may be ahead of what was looked at, never behind."""
@@ -176,6 +198,9 @@ class _Verification:
             holds: Record | Malformed | None = event
             if head is not None and head.version > event.version:
                 holds = found.get(head.id)
+                if isinstance(holds, Receipt):
+                    place = key, head.version
+                    holds = (await self._inspection.at([place], after)).get(place)
             message = current_fault(event, holds, head, versions.get(key, 0))
             if message is not None:
                 faults.append(Fault(Rule.CURRENT, message, key, event.version, event.id))

@@ -3,8 +3,20 @@
 from .capabilities import lacking, unsupported
 from .config import StoreConfig, build_store
 from .indexes import Candidate, IndexQuery, IndexState, QueryTimeoutError, narrow
-from .inspection import EventPage, InspectableStore, Inspection, Malformed, RecordPage
-from .interface import AlreadyApplied, Appended, EventStore, Fence, Head, IndexedStore, KeyPage, Outcome, Suspects
+from .inspection import EventPage, InspectableStore, Inspection, Malformed, Place, RecordPage
+from .interface import (
+    AlreadyApplied,
+    Appended,
+    EventStore,
+    Fence,
+    Head,
+    IndexedStore,
+    KeyPage,
+    Outcome,
+    Suspects,
+    Transacted,
+    TransactionalStore,
+)
 from .memory import MemoryStore
 from .mongo import MongoStore
 from .names import checked_name
@@ -30,12 +42,15 @@ __all__ = [
     "MemoryStore",
     "MongoStore",
     "Outcome",
+    "Place",
     "QueryTimeoutError",
     "RecordPage",
     "StoreConfig",
     "StoreOptions",
     "StoreType",
     "Suspects",
+    "Transacted",
+    "TransactionalStore",
     "build_store",
     "checked_name",
     "lacking",

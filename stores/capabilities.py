@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from ..events import Status
 from ..events.replies import error
-from .interface import EventStore
+from .interface import EventStore, TransactionalStore
 
 #: Operations that not every store can serve, and the capability that each of them needs.
-NEEDS: Final[dict[str, type]] = {}
+NEEDS: Final[dict[str, type]] = {"transact": TransactionalStore}
 
 
 def lacking(store: EventStore, needs: Mapping[str, type] = NEEDS) -> frozenset[str]:

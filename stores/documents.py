@@ -2,11 +2,11 @@
 
 ::
 
-    {_id: {c: <command id>, n: <position in a transaction, 0>},
-     key, version, type, value, time, author, digest, metadata, answer}
+    {_id: {c: <command id>, n: <position in a transaction, else 0>},
+     key, version, type, value, time, author, digest, metadata, answer, events}
 
-Fields that have nothing to say are left out; a refusal has no version, which keeps it out of the index on
-(key, version). Values are native BSON, so that every MongoDB tool shows them as what they are.
+Fields that have nothing to say are left out; refusals and receipts have no version, which keeps them out of the index
+on (key, version). Values are native BSON, so that every MongoDB tool shows them as what they are.
 """
 
 from collections.abc import Iterable
@@ -21,13 +21,15 @@ from bson.errors import InvalidDocument
 from bson.raw_bson import RawBSONDocument
 from pydantic import TypeAdapter
 
-from ..events import Event, Record, Refusal, StoreError
+from ..events import Event, Receipt, Record, Refusal, StoreError
 
 #: What MongoDB takes as one document.
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 
 _event: TypeAdapter[Record] = TypeAdapter(Event)
 _refusal: TypeAdapter[Record] = TypeAdapter(Refusal)
+_receipt: TypeAdapter[Record] = TypeAdapter(Receipt)
+_OTHERS: Final = {"refused": _refusal, "transacted": _receipt}
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - the driver decodes dates to naive UTC
 
@@ -52,13 +54,13 @@ _RAW: Final = CodecOptions(
 
 
 def id_of(command_id: str) -> dict[str, Any]:
-    """The ``_id`` of a single command's record."""
+    """The ``_id`` of a single command's record, and of a transaction's receipt."""
     return {"c": command_id, "n": 0}
 
 
 def to_document(record: Record) -> dict[str, Any]:
     """The document of a record."""
-    document: dict[str, Any] = {"_id": {"c": record.id, "n": 0}, "key": record.key}
+    document: dict[str, Any] = {"_id": {"c": record.id, "n": record.position}, "key": record.key}
     if isinstance(record, Event):
         document["version"] = Int64(record.version)
         document["type"] = record.type
@@ -66,8 +68,10 @@ def to_document(record: Record) -> dict[str, Any]:
         if record.value is not None or record.type == "saved":
             document["value"] = record.value
     else:
-        document["type"] = "refused"
+        document["type"] = record.type
         document["answer"] = record.answer
+        if isinstance(record, Receipt):
+            document["events"] = record.events
     document["time"] = DatetimeMS(record.time)
     document["digest"] = record.digest
     if record.author is not None:
@@ -97,8 +101,18 @@ def encode_records(records: Iterable[Record]) -> list[bytes]:
 def to_record(document: dict[str, Any]) -> Record:
     """The record of a document that ``to_document`` made."""
     # Members that a record does not have are passed over, and those that it may lack have their defaults.
-    fields = {**document, "id": document["_id"]["c"], "time": to_millis(document["time"])}
-    return (_refusal if document["type"] == "refused" else _event).validate_python(fields)
+    identity = document["_id"]
+    fields = {**document, "id": identity["c"], "position": identity["n"], "time": to_millis(document["time"])}
+    return _OTHERS.get(document["type"], _event).validate_python(fields)
+
+
+#: The type of what takes a place while a transaction lasts.
+GUARD: Final = "guard"
+
+
+def guard(command_id: str, number: int, key: str, version: int) -> dict[str, Any]:
+    """A document that takes (key, version) while a transaction lasts, and never stays. Its id is nobody else's."""
+    return {"_id": {"c": command_id, "n": -number}, "key": key, "version": Int64(version), "type": GUARD}
 
 
 def to_millis(time: datetime | DatetimeMS) -> int:

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from bson import CodecOptions
+from bson import CodecOptions, Timestamp
 from bson.errors import BSONError, InvalidDocument
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import WriteConcern
 from pymongo.errors import (
     ConfigurationError,
     InvalidOperation,
@@ -42,6 +43,11 @@ PERMANENT_CODES: Final = frozenset(
     {2, 9, 14, 20, 26, 59, 72, 73, 85, 86, 115, 121, 166, 10334, 17280, 40324, 40415},
 )
 
+_NO_SUCH_TRANSACTION: Final = 251
+#: What a command says that somebody's transaction is in the way of, or that has run out of its time: LockTimeout,
+#: MaxTimeMSExpired, WriteConflict; and what it says if its own transaction was given up by the server.
+BLOCKED_CODES: Final = frozenset({24, 50, 112, _NO_SUCH_TRANSACTION})
+
 #: InvalidOptions. To a read behind a fence it says that the fence is in the future of the server's clock.
 _IN_THE_FUTURE: Final = 72
 
@@ -49,6 +55,10 @@ _IN_THE_FUTURE: Final = 72
 _FAILURES: Final = (PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
 
 _RAW: Final = CodecOptions(document_class=RawBSONDocument)
+
+
+#: Of Motor or of PyMongo's own client.
+Session = Any
 
 
 class Driver:
@@ -93,16 +103,20 @@ class Driver:
             raise StoreConfigError(f"MongoDB at {self.place} cannot be connected to: {reason}") from None
         self.max_time_ms = millis
 
-    async def command(self, command: dict[str, Any], *, tolerate: Sequence[int] = ()) -> dict[str, Any]:
+    async def command(
+        self, command: dict[str, Any], *, tolerate: Sequence[int] = (), session: Session | None = None
+    ) -> dict[str, Any]:
         """Run a command on the primary and give its reply, as the server gave it; a failure too, if its code is one
         of those to tolerate.
 
+        :param session: one with a transaction, which the command is to be part of.
+        :raises Blocked: if it ran out of time, or a transaction is in the way.
         :raises StoreUnavailable: if there is no answer, or one that leaves open what happened.
         :raises StoreError: if the command was refused for good.
         """
         command.setdefault("maxTimeMS", self.max_time_ms)
         try:
-            reply: dict[str, Any] = await self._database.command(command, allowable_errors=tolerate)
+            reply: dict[str, Any] = await self._database.command(command, allowable_errors=tolerate, session=session)
         except _FAILURES as error:
             raise self._translate(error, command) from None
         return reply
@@ -122,17 +136,53 @@ class Driver:
         return bytes(reply.raw)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Any]:
-        """A session that lasts over several commands."""
-        # Motor makes it by a coroutine, PyMongo's own client at once.
-        made: Any = self._client.start_session()
-        session = await made if inspect.isawaitable(made) else made
+    async def session(self) -> AsyncIterator[Session]:
+        """A session that lasts over several commands.
+
+        :raises StoreUnavailable: if the server cannot be reached.
+        """
+        try:
+            # Motor makes it by a coroutine, PyMongo's own client at once.
+            made: Any = self._client.start_session()
+            session: Session = await made if inspect.isawaitable(made) else made
+        except _FAILURES as error:
+            raise self._translate(error, {}) from None
         try:
             yield session
         finally:
             ended = session.end_session()
             if inspect.isawaitable(ended):
                 await ended
+
+    @asynccontextmanager
+    async def transaction(self, write_concern: Mapping[str, Any]) -> AsyncIterator[Session]:
+        """A session with a transaction that has begun. What is not committed in it is aborted at its end.
+
+        :raises StoreUnavailable: if the server cannot be reached.
+        """
+        async with self.session() as session:
+            session.start_transaction(write_concern=WriteConcern(**write_concern), max_commit_time_ms=self.max_time_ms)
+            yield session
+
+    async def commit(self, session: Session) -> Timestamp:
+        """Commit the session's transaction. Gives back its time in the log.
+
+        The driver tries once more if the answer is lost, which the server knows from a second transaction.
+
+        :raises Blocked: if the server has given the transaction up.
+        :raises StoreUnavailable: if it is not known whether it is committed on a majority.
+        """
+        try:
+            await session.commit_transaction()
+        except OperationFailure as error:
+            name = code_name(error.code, error.details)
+            if error.code == _NO_SUCH_TRANSACTION and error.has_error_label("TransientTransactionError"):
+                raise Blocked(f"MongoDB at {self.place} had given up a transaction: {name}") from None
+            raise StoreUnavailable(f"MongoDB at {self.place} has not confirmed a transaction: {name}") from None
+        except _FAILURES as error:
+            raise self._translate(error, {}) from None
+        time: Timestamp = session.operation_time
+        return time
 
     async def close(self) -> None:
         # Motor closes at once, PyMongo's own client gives something to wait for.
@@ -164,6 +214,8 @@ class Driver:
         early = error.code == _IN_THE_FUTURE and "afterClusterTime" in command.get("readConcern", {})
         if error.code in PERMANENT_CODES and not early:
             return StoreError(f"MongoDB at {self.place} refused the command: {name}")
+        if error.code in BLOCKED_CODES:
+            return Blocked(f"MongoDB at {self.place} gave up: {name}")
         return StoreUnavailable(f"MongoDB at {self.place} could not do it now: {name}")
 
 
@@ -172,6 +224,10 @@ def _not_usable(place: str, why: str) -> StoreConfigError:
         f"not a usable MongoDB URL: {place} ({why}); see that special characters in user and password are "
         "percent-encoded, and that the options' names and values are right"
     )
+
+
+class Blocked(StoreUnavailable):
+    """The command ran out of its time, or met a transaction that is open; it is over, whatever it did."""
 
 
 class AccessRefused(StoreUnavailable):

@@ -30,11 +30,19 @@ class EventPage(NamedTuple):
     after: Fence
 
 
+class Place(NamedTuple):
+    """Where a record stands by its id."""
+
+    id: str
+    #: In a transaction; else 0.
+    position: int
+    is_event: bool
+
+
 class RecordPage(NamedTuple):
     """Some ids, and those of their records that are no events."""
 
-    #: Of every record: the command id, and whether it is an event.
-    ids: Sequence[tuple[str, bool]]
+    ids: Sequence[Place]
     others: Sequence[Record | Malformed]
     after: Fence
 
@@ -58,7 +66,7 @@ class Inspection(Protocol):
         """
 
     def records(self) -> AsyncIterator[RecordPage]:
-        """Every record that is there throughout, in the order of the ids."""
+        """Every record that is there throughout, in the order of the ids, and of their positions."""
 
     async def find(self, ids: Collection[str], after: Fence) -> dict[str, Record | Malformed]:
         """What stands in the log under these command ids, as far as there is anything."""

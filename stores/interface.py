@@ -1,8 +1,8 @@
 """The EventStore interface: what the engine needs of a place that keeps a log.
 
-The log holds two kinds of records: events (one version of one key) and refusals (the recorded answer of a command
-that changed nothing). Two rules of the log carry everything else: a command id stands in it once, and so does a
-(key, version). Every store has to pass the same suite, holdfast.contract.
+The log holds events (one version of one key), refusals (the recorded answer of a command that changed nothing) and
+receipts (the recorded answer of a transaction). Two rules of the log carry everything else: a command id with a
+position stands in it once, and so does a (key, version). Every store has to pass the same suite, holdfast.contract.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -41,6 +41,8 @@ class Outcome(Enum):
     VERSION_TAKEN = "version taken"
     #: May be in the log or get there later: the answer was lost, or no majority has confirmed it.
     UNKNOWN = "unknown"
+    #: Somebody's open transaction is in the way, and the store did not wait for its end; nothing was written.
+    BLOCKED = "blocked"
     #: Behind the first record that failed: not tried.
     NOT_TRIED = "not tried"
 
@@ -62,6 +64,17 @@ class Appended:
     """
 
     outcomes: Sequence[Outcome | AlreadyApplied]
+    fence: Fence | None
+
+
+class Transacted(NamedTuple):
+    """The result of a transaction, which is all or nothing.
+
+    ``outcome`` is APPENDED, for all of it; or VERSION_TAKEN (that of a record, or a guarded one), BLOCKED or UNKNOWN.
+    """
+
+    outcome: Outcome | AlreadyApplied
+    #: As of an append, if all of it was appended.
     fence: Fence | None
 
 
@@ -119,7 +132,8 @@ class EventStore(Suspects, Protocol):
     async def append(self, records: Sequence[Record]) -> Appended:
         """Append in order, up to the first that fails. At most 1,000 records.
 
-        All or nothing it is not: what precedes the first failure is in the log.
+        All or nothing it is not: what precedes the first failure is in the log. It waits a second or so for a
+        transaction that is in the way.
 
         :raises StoreError: if the database refuses a record for good; nothing at or behind it was written.
         """
@@ -145,7 +159,7 @@ class EventStore(Suspects, Protocol):
     async def find(
         self, ids: Collection[str], *, after: Fence | None = None, with_values: bool = True
     ) -> dict[str, Record]:
-        """What stands in the log under these command ids, as far as there is anything.
+        """What stands in the log under these command ids, as far as there is anything; of a transaction its receipt.
 
         :param with_values: False leaves the events' values out, None in their place.
         """
@@ -199,3 +213,18 @@ class IndexedStore(EventStore, Protocol):
 
     async def rebuild(self, progress: Progress) -> None:
         """Make the indexes anew from the log, beside everything that goes on. Cancelled, it is gone on with later."""
+
+
+@runtime_checkable
+class TransactionalStore(EventStore, Protocol):
+    """A store that can append to several keys in one step."""
+
+    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+        """Append all records in one step, or none of them, and only if none of the guarded (key, version) is taken.
+
+        In that step nobody else can take a guarded version, and afterwards it is free. The first record stands at
+        position 0 of its command id; if that is taken, its original is told.
+
+        :param guards: none of them is the place of one of the records.
+        :raises StoreError: if the database refuses a record for good; nothing was written.
+        """

@@ -9,11 +9,11 @@ from typing import overload
 
 import orjson
 
-from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
+from ..events import ClosedError, Event, Record, StoreError, Topology
 from ..events.queries import Path
 from .indexes import Candidate, IndexQuery, IndexState, Progress, narrow
-from .inspection import EventPage, Malformed, RecordPage
-from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+from .inspection import EventPage, Malformed, Place, RecordPage
+from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome, Transacted
 from .matching import matches, position, sort_key
 from .names import checked_name
 
@@ -43,7 +43,7 @@ class MemoryStore:
         self._clock = clock or _wall_clock
         self._open = False
         self._log: list[Record] = []
-        self._by_id: dict[str, Record] = {}
+        self._by_id: dict[tuple[str, int], Record] = {}
         #: Each key's events; the one of version v is at index v - 1 unless somebody appended with gaps.
         self._by_key: dict[str, list[Event]] = {}
         # Byte order of UTF-8 is the order of code points, which is how Python compares strings.
@@ -101,7 +101,7 @@ class MemoryStore:
         self._check_open()
         outcomes: list[Outcome | AlreadyApplied] = []
         for record in records:
-            original = self._by_id.get(record.id)
+            original = self._by_id.get((record.id, record.position))
             if original is not None:
                 outcomes.append(AlreadyApplied(_thaw(original)))
                 break
@@ -114,6 +114,26 @@ class MemoryStore:
             return Appended(outcomes, MemoryFence(len(self._log)))
         outcomes += [Outcome.NOT_TRIED] * (len(records) - len(outcomes))
         return Appended(outcomes, None)
+
+    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+        """Append all records in one step, or none of them.
+
+        :raises StoreError: if a value is not JSON; nothing was written.
+        """
+        self._check_open()
+        original = self._by_id.get((records[0].id, 0))
+        if original is not None:
+            return Transacted(AlreadyApplied(_thaw(original)), None)
+        frozen = [_freeze(record) for record in records]
+        wanted = [(record.key, record.version) for record in records if isinstance(record, Event)]
+        ids = {(record.id, record.position) for record in records}
+        if len({*wanted, *guards}) < len(wanted) + len(guards) or len(ids) < len(records) or ids & self._by_id.keys():
+            raise StoreError(f"the transaction {records[0].id!r} has a place twice")
+        if any(self._at(*place) is not None for place in (*wanted, *guards)):
+            return Transacted(Outcome.VERSION_TAKEN, None)
+        for record in frozen:
+            self._add(record)
+        return Transacted(Outcome.APPENDED, MemoryFence(len(self._log)))
 
     async def fence(self) -> Fence:
         """The number of records up to now."""
@@ -144,7 +164,7 @@ class MemoryStore:
     ) -> dict[str, Record]:
         """What stands in the log under these command ids."""
         self._check_fence(after)
-        found = ((id_, self._by_id[id_]) for id_ in ids if id_ in self._by_id)
+        found = ((id_, self._by_id[id_, 0]) for id_ in ids if (id_, 0) in self._by_id)
         return {id_: _thaw(record) if with_values else _without_value(_thaw(record)) for id_, record in found}
 
     async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
@@ -218,7 +238,7 @@ class MemoryStore:
 
     def _add(self, record: Record) -> None:
         self._log.append(record)
-        self._by_id[record.id] = record
+        self._by_id[record.id, record.position] = record
         if isinstance(record, Event):
             if record.key not in self._by_key:
                 insort(self._keys, record.key)
@@ -265,15 +285,16 @@ class MemoryInspection:
 
     async def records(self) -> AsyncIterator[RecordPage]:
         """Every record, in the order of the ids."""
-        records = sorted(self._log, key=lambda record: record.id)
+        records = sorted(self._log, key=lambda record: (record.id, record.position))
         for start in range(0, len(records), _PAGE):
             page = records[start : start + _PAGE]
-            others = [_thaw(record) for record in page if isinstance(record, Refusal)]
-            yield RecordPage([(record.id, isinstance(record, Event)) for record in page], others, self._fence)
+            others = [_thaw(record) for record in page if not isinstance(record, Event)]
+            ids = [Place(record.id, record.position, isinstance(record, Event)) for record in page]
+            yield RecordPage(ids, others, self._fence)
 
     async def find(self, ids: Collection[str], after: Fence) -> dict[str, Record | Malformed]:  # noqa: ARG002
         """What stands in the log under these command ids."""
-        return {record.id: _thaw(record) for record in self._log if record.id in ids}
+        return {record.id: _thaw(record) for record in self._log if record.id in ids and record.position == 0}
 
     async def at(
         self,
@@ -307,7 +328,7 @@ def _freeze(record: Record) -> Record:
 @overload
 def _thaw(record: Event) -> Event: ...
 @overload
-def _thaw(record: Refusal) -> Refusal: ...
+def _thaw(record: Record) -> Record: ...
 def _thaw(record: Record) -> Record:
     update = {"metadata": _copy(record.metadata)}
     if isinstance(record, Event):

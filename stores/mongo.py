@@ -1,19 +1,21 @@
 """The log in MongoDB: one collection of immutable documents per store, and two unique indexes that decide."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+import bson
 from bson.raw_bson import RawBSONDocument
 
 from ..events import ClosedError, Event, Record, StoreConfigError, StoreError, StoreUnavailable, Topology, mask_url
 from ..events.queries import Path
-from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, id_of, to_millis, to_record
-from .driver import Driver
+from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, guard, id_of, to_millis, to_record
+from .driver import Blocked, Driver
 from .indexes import Candidate, IndexQuery, IndexState, Progress
-from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome
+from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome, Transacted
 from .mongo_documents import Documents, warn_of_remains
 from .mongo_inspection import MongoInspection
 from .names import checked_name
@@ -31,11 +33,15 @@ from .queries import (
     read_concern,
 )
 from .setup import prepare
-from .verdicts import DUPLICATE_KEY, Verdict, judge
+from .verdicts import DUPLICATE_KEY, Judgement, Verdict, judge
 
 log = logging.getLogger("holdfast.stores")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 5.0
+
+#: How long the server may work on an append, and so how long that waits for somebody's open transaction. A worker that
+#: is frozen in the middle of one holds its keys until the server gives it up.
+_APPEND_MS: Final = 1000
 
 #: The driver takes no larger command, and this much fits beside the command's own few bytes.
 _MAX_INSERT_BYTES: Final = MAX_DOCUMENT_BYTES
@@ -174,33 +180,63 @@ class MongoStore:
         driver = self._opened
         documents = encode_records(records)
         landed = 0
-        fence: MongoFence | None = None
+        fence: Fence | None = None
+        # Whether the last command ran out of its time. One that does so again, with one document, is blocked, not slow.
+        late = False
         try:
             if not documents:
                 return Appended([], await self.fence())
             while landed < len(documents):
-                part = _part(documents, landed)
-                reply = await driver.command(
-                    {
-                        "insert": self._log,
-                        "documents": [RawBSONDocument(document) for document in part],
-                        "ordered": True,
-                        "writeConcern": self._write_concern,
-                    }
-                )
+                part = documents[landed : landed + 1] if late else _part(documents, landed)
+                try:
+                    reply = await driver.command(
+                        {
+                            "insert": self._log,
+                            "documents": [RawBSONDocument(document) for document in part],
+                            "ordered": True,
+                            "writeConcern": self._write_concern,
+                            "maxTimeMS": min(_APPEND_MS, driver.max_time_ms),
+                        }
+                    )
+                except Blocked:
+                    fence = await self.fence()
+                    before, landed, stop = landed, *await self._landed(records, fence)
+                    if stop is not None:
+                        return _stopped(records, landed, stop)
+                    if late and landed == before:
+                        return _stopped(records, landed, Outcome.BLOCKED)
+                    late = True
+                    continue
+                late = False
                 fence = MongoFence(reply["operationTime"])
                 judgement = judge(reply, len(part))
                 if judgement.verdict is Verdict.UNKNOWN:
                     return _unknown(records)
                 landed += judgement.landed
+                if judgement.verdict is Verdict.BLOCKED:
+                    return _stopped(records, landed, Outcome.BLOCKED)
                 if judgement.verdict is Verdict.REFUSED:
                     record = records[landed]
                     raise StoreError(f"MongoDB refused the record {record.id!r} for good: {judgement.reason}")
                 if judgement.verdict is not Verdict.DONE:
-                    return await self._stopped(records, landed, judgement.verdict, fence)
+                    return await self._stopped(records, landed, judgement.verdict, MongoFence(reply["operationTime"]))
         except StoreUnavailable:
             return _unknown(records)
         return Appended([Outcome.APPENDED] * landed, fence)
+
+    async def _landed(self, records: Sequence[Record], after: Fence) -> tuple[int, AlreadyApplied | None]:
+        """How many have landed, if the server gave up without saying so, and what stopped it, if that was an id.
+
+        It does no more by itself.
+        """
+        found = await self.find([record.id for record in records], after=after, with_values=False)
+        for landed, record in enumerate(records):
+            there = found.get(record.id)
+            if there is None:
+                return landed, None
+            if not _is_same(record, there):
+                return landed, AlreadyApplied(there)
+        return len(records), None
 
     async def _stopped(self, records: Sequence[Record], at: int, verdict: Verdict, fence: MongoFence) -> Appended:
         """The outcomes if the record ``at`` was a duplicate. A record that breaks both rules is judged by its id."""
@@ -213,7 +249,58 @@ class MongoStore:
         else:
             # It was there and is gone again, as after a change of primaries.
             return _unknown(records)
-        return Appended([Outcome.APPENDED] * at + [stop] + [Outcome.NOT_TRIED] * (len(records) - at - 1), None)
+        return _stopped(records, at, stop)
+
+    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+        """Append all records in one step, or none of them, and only if none of the guarded (key, version) is taken.
+
+        :raises StoreError: if the database refuses a record for good; nothing was written.
+        """
+        documents = encode_records(records)
+        command_id = records[0].id
+        placeholders = [guard(command_id, number, *place) for number, place in enumerate(guards, start=1)]
+        documents += [bson.encode(placeholder) for placeholder in placeholders]
+        # Whoever waits for it may be cancelled. An open transaction that nobody ends would hold its keys for seconds.
+        committing = asyncio.ensure_future(self._transact(records, documents, placeholders))
+        committing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(committing)
+
+    async def _transact(
+        self, records: Sequence[Record], documents: list[bytes], placeholders: list[dict[str, Any]]
+    ) -> Transacted:
+        driver = self._opened
+        limit = min(_APPEND_MS, driver.max_time_ms)
+        try:
+            async with driver.transaction(self._write_concern) as session:
+                landed = 0
+                while landed < len(documents):
+                    part = _part(documents, landed)
+                    insert = {"insert": self._log, "documents": list(map(RawBSONDocument, part)), "maxTimeMS": limit}
+                    judgement = judge(await driver.command(insert, session=session), len(part))
+                    landed += judgement.landed
+                    if judgement.verdict is not Verdict.DONE:
+                        return await self._not_committed(records, judgement)
+                if placeholders:
+                    deletes = [{"q": {"_id": placeholder["_id"]}, "limit": 1} for placeholder in placeholders]
+                    await driver.command({"delete": self._log, "deletes": deletes, "maxTimeMS": limit}, session=session)
+                return Transacted(Outcome.APPENDED, MongoFence(await driver.commit(session)))
+        except Blocked:
+            return Transacted(Outcome.BLOCKED, None)
+        except StoreUnavailable:
+            return Transacted(Outcome.UNKNOWN, None)
+
+    async def _not_committed(self, records: Sequence[Record], judgement: Judgement) -> Transacted:
+        """What stopped a transaction. The server has ended it with that."""
+        verdict = judgement.verdict
+        if verdict is Verdict.REFUSED:
+            raise StoreError(f"MongoDB refused the transaction {records[0].id!r} for good: {judgement.reason}")
+        if verdict in (Verdict.ID_TAKEN, Verdict.VERSION_TAKEN):
+            # What was met may not be on a majority yet.
+            original = (await self.find([records[0].id], after=await self.fence())).get(records[0].id)
+            if original is not None:
+                return Transacted(AlreadyApplied(original), None)
+            return Transacted(Outcome.VERSION_TAKEN if verdict is Verdict.VERSION_TAKEN else Outcome.UNKNOWN, None)
+        return Transacted(Outcome.BLOCKED if verdict is Verdict.BLOCKED else Outcome.UNKNOWN, None)
 
     async def fence(self) -> Fence:
         """Write to the majority's journal, and give the time of that."""
@@ -443,3 +530,16 @@ def _part(documents: list[bytes], start: int) -> list[bytes]:
 
 def _unknown(records: Sequence[Record]) -> Appended:
     return Appended([Outcome.UNKNOWN] * len(records), None)
+
+
+def _stopped(records: Sequence[Record], at: int, stop: Outcome | AlreadyApplied) -> Appended:
+    outcomes = [Outcome.APPENDED] * at + [stop] + [Outcome.NOT_TRIED] * (len(records) - at - 1)
+    return Appended(outcomes, None)
+
+
+def _is_same(record: Record, there: Record) -> bool:
+    """Whether what stands under a record's id was written by this very append, as far as anybody could care."""
+    if isinstance(record, Event) != isinstance(there, Event) or record.digest != there.digest:
+        return False
+    one, other = (getattr(each, "version", 0) for each in (record, there))
+    return (record.key, record.time, one) == (there.key, there.time, other)

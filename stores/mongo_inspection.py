@@ -10,10 +10,10 @@ from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from ..events import InvalidError, Record, Refusal, StoreUnavailable, check_id, check_key, check_value
+from ..events import Event, InvalidError, Record, StoreUnavailable, check_id, check_key, check_value
 from .documents import decode_reply, documents_of, id_of, to_record
 from .driver import Driver
-from .inspection import EventPage, Malformed, RecordPage
+from .inspection import EventPage, Malformed, Place, RecordPage
 from .interface import Fence
 from .queries import HAS_VERSION, NEWEST_FIRST, MongoFence, read_concern
 from .setup import CURRENT_VIEW, LOG_INDEX
@@ -33,6 +33,7 @@ _REQUIRED: Final = {
     "saved": _COMMON | {"version", "value"},
     "deleted": _COMMON | {"version"},
     "refused": _COMMON | {"answer"},
+    "transacted": _COMMON | {"answer", "events"},
 }
 _OPTIONAL: Final = frozenset({"author", "metadata"})
 _DIGEST_BYTES: Final = 8
@@ -99,13 +100,13 @@ class MongoInspection:
         scan = _Scan(self, HAS_VERSION, _BY_KEY, index=indexes[0] if indexes else None)
         async for page in scan.pages():
             records = map(_record, page.documents)
-            yield EventPage([record for record in records if not isinstance(record, Refusal)], page.after)
+            yield EventPage([record for record in records if isinstance(record, Event | Malformed)], page.after)
 
     async def records(self) -> AsyncIterator[RecordPage]:
         """Every record, in the order of the ids."""
         scan = _Scan(self, {}, _BY_ID, index="_id_", projection={"version": 1})
         async for page in scan.pages():
-            ids: list[tuple[str, bool]] = []
+            ids: list[Place] = []
             wanted: list[Any] = []
             others: list[Record | Malformed] = []
             for document in page.documents:
@@ -117,7 +118,7 @@ class MongoInspection:
                 is_event = isinstance(version, int | float) and version > 0
                 command_id = _command_id(document["_id"])
                 if command_id is not None:
-                    ids.append((command_id, is_event))
+                    ids.append(Place(command_id, _position(document["_id"]), is_event))
                 if not is_event:
                     wanted.append(document["_id"])
             others += [one for _, one in await self._find(wanted, page.after)]
@@ -309,13 +310,14 @@ def _malformed(document: _Undecodable) -> Malformed:
 
 def fault_of(document: Mapping[str, Any]) -> str | None:
     """What keeps a document from being one that a worker writes; None if nothing does."""
-    fault = _id_fault(document["_id"])
+    kind = document.get("type")
+    kind = kind if type(kind) is str else repr(kind)
+    fault = _id_fault(document["_id"], is_event="version" in _REQUIRED.get(kind, ()))
     if fault is not None:
         return fault
-    kind = document.get("type")
-    required = _REQUIRED.get(kind) if type(kind) is str else None
+    required = _REQUIRED.get(kind)
     if required is None:
-        return f"type is {kind!r}"
+        return f"type is {document.get('type')!r}"
     names = document.keys()
     if names != required:
         if not names >= required:
@@ -335,7 +337,9 @@ def fault_of(document: Mapping[str, Any]) -> str | None:
         return "key is no text"
     try:
         check_key(document["key"])
-        return _answer_fault(document["answer"]) if kind == "refused" else _event_fault(document)
+        if kind == "transacted" and (type(document["events"]) is not int or document["events"] < 0):
+            return f"events is {document['events']!r}"
+        return _event_fault(document) if "answer" not in document else _answer_fault(document["answer"])
     except InvalidError as error:
         return f"cannot be read: {error}"
 
@@ -354,11 +358,11 @@ def _answer_fault(answer: Any) -> str | None:
     return None if type(answer) is dict and "status" in answer else "answer is none"
 
 
-def _id_fault(id_: Any) -> str | None:
+def _id_fault(id_: Any, *, is_event: bool) -> str | None:
     if type(id_) is not dict or tuple(id_) != ("c", "n") or type(id_["c"]) is not str or type(id_["n"]) is not int:
         return "_id is not a command id and a position"
-    if id_["n"] != 0:
-        return f"_id has the position {id_['n']}, and no command writes more than one record"
+    if id_["n"] < 0 or (id_["n"] > 0 and not is_event):
+        return f"_id has the position {id_['n']}, where only events of a transaction have one, from 1 on"
     try:
         check_id(id_["c"])
     except InvalidError as error:
@@ -369,6 +373,11 @@ def _id_fault(id_: Any) -> str | None:
 def _command_id(id_: Any) -> str | None:
     """The command id in an ``_id``, whatever stands beside it. They come in its order if it comes first."""
     return id_["c"] if type(id_) is dict and next(iter(id_), None) == "c" and type(id_["c"]) is str else None
+
+
+def _position(id_: dict[str, Any]) -> int:
+    position = id_.get("n")
+    return position if type(position) is int else 0
 
 
 def _text_of_id(id_: Any) -> str:

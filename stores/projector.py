@@ -15,7 +15,7 @@ from typing import Any, Final
 from bson import Int64
 
 from ..events import StoreError, StoreUnavailable
-from .documents import decode_reply
+from .documents import GUARD, decode_reply
 from .driver import Driver
 from .indexes import Progress
 from .interface import EventStore
@@ -179,7 +179,12 @@ class Projector:
             options["resumeAfter"] = standing.token
         else:
             options["startAtOperationTime"] = standing.start
-        only_events = {"operationType": "insert", "fullDocument.version": {"$gt": 0}}
+        # Guards of transactions were gone again before anybody could see them, but here they are told of.
+        only_events = {
+            "operationType": "insert",
+            "fullDocument.version": {"$gt": 0},
+            "fullDocument.type": {"$ne": GUARD},
+        }
         command = {
             "aggregate": self._log,
             "pipeline": [{"$changeStream": options}, {"$match": only_events}],

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from .driver import PERMANENT_CODES
+from .driver import BLOCKED_CODES, PERMANENT_CODES
 
 DUPLICATE_KEY: Final = 11000
 
@@ -20,6 +20,8 @@ class Verdict(Enum):
     VERSION_TAKEN = "version taken"
     #: The database will never take this document.
     REFUSED = "refused"
+    #: Somebody's transaction is in the way of this document, or the time has run out.
+    BLOCKED = "blocked"
     #: It cannot be told what is in the log.
     UNKNOWN = "unknown"
 
@@ -60,6 +62,8 @@ def judge(reply: Mapping[str, Any], sent: int) -> Judgement:
         if not fields:
             return unknown
         return Judgement(landed, Verdict.REFUSED, f"a unique index on {fields} that is not Holdfast's")
+    if code in BLOCKED_CODES:
+        return Judgement(landed, Verdict.BLOCKED)
     if code in PERMANENT_CODES:
         return Judgement(landed, Verdict.REFUSED, f"code {code}")
     return unknown

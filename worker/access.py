@@ -7,12 +7,12 @@ what the command and its delivery say, before anything is looked up.
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Annotated, Final, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ..events import Command, Status
+from ..events import Command, KeyCommand, Status, TransactCommand
 from ..events.replies import error
 from ..stores import KeyScope
 from ..stores.scopes import EVERYTHING
@@ -22,9 +22,13 @@ log = logging.getLogger(__name__)
 
 #: Stands in a rule's key for the name of the user whom the rule is applied to.
 USER_PLACEHOLDER: Final = "${user}"
-#: What rules are about. ``describe`` is allowed to everybody: clients need it to begin.
+#: What rules are about. ``describe`` is allowed to everybody: clients need it to begin. A transaction is allowed to
+#: those who may do all that is in it.
 OPERATIONS: Final = tuple(
-    op for model in get_args(Command) for op in get_args(model.model_fields["op"].annotation) if op != "describe"
+    op
+    for model in get_args(Command)
+    for op in get_args(model.model_fields["op"].annotation)
+    if op not in ("describe", "transact")
 )
 
 #: Users, operations and stores whose keys are remembered. Users are the broker's, so there are not more for long.
@@ -138,6 +142,29 @@ class Access:
         keys = self._keys.get((user, operation, store)) or self._remember(user, operation, store)
         return key.startswith(keys.prefixes) or key in keys.exact
 
+    def judge(self, user: str | None, command: KeyCommand | TransactCommand) -> Answer | None:
+        """The denial of a command that is not allowed; None if it is."""
+        store = command.store
+        if not isinstance(command, TransactCommand):
+            if self.allows(user, command.op, store, command.key):
+                return None
+            return self.denial(user, command.op, store, command.key)
+        for number, one in enumerate(command.operations):
+            # What a check tells is what a read does.
+            operation = "read" if one.op == "check" else one.op
+            if not self.allows(user, operation, store, one.key):
+                denial = self.denial(user, operation, store, one.key)
+                return {**denial, "error": {**denial["error"], "operation": number, "key": one.key}}
+        return None
+
+    def hidden(self, user: str | None, command: TransactCommand) -> frozenset[int]:
+        """Those operations of a transaction whose keys the user may not read."""
+        return frozenset(
+            number
+            for number, one in enumerate(command.operations)
+            if not self.allows(user, "read", command.store, one.key)
+        )
+
     def _remember(self, user: str | None, operation: str, store: str) -> _Keys:
         if len(self._keys) >= _MAX_REMEMBERED:
             self._keys.clear()
@@ -197,6 +224,18 @@ def conceal(answer: Answer) -> Answer:
         message = "the key is not in the state demanded; in which one it is this user may not know"
         return error(Status.CONFLICT, "hidden", message, expected=fault["expected"])
     return {"status": status, "error": {name: fault[name] for name in ("code", "message", "field") if name in fault}}
+
+
+def conceal_results(answer: Answer, hidden: Container[int]) -> Answer:
+    """What is told of the answer to a transaction to somebody who may not read the keys of some operations."""
+    if answer["status"] == Status.OK:
+        results = [{"key": one["key"]} if number in hidden else one for number, one in enumerate(answer["results"])]
+        return {**answer, "results": results}
+    if answer["status"] == Status.CONFLICT and answer["error"]["operation"] in hidden:
+        concealed = conceal(answer)
+        place = {name: answer["error"][name] for name in ("operation", "key")}
+        return {**concealed, "error": {**concealed["error"], **place}}
+    return answer
 
 
 def stores_of_nobody(config: AccessConfig, stores: Iterable[str]) -> list[str]:

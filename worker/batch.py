@@ -1,13 +1,17 @@
 """A batch: commands on their way through the engine, in the order in which the queues gave them."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..events import DeleteCommand, ReadCommand, SaveCommand
+from ..events import DeleteCommand, ReadCommand, SaveCommand, TransactCommand
 from .decide import Answer
 
-KeyOperation = SaveCommand | DeleteCommand | ReadCommand
+#: Reads are worth nothing to fold, and a transaction is in no batch but its own.
+_NOT_FOLDED = (ReadCommand, TransactCommand)
+
+KeyOperation = SaveCommand | DeleteCommand | TransactCommand | ReadCommand
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +33,10 @@ class Request:
     apart: bool = False
     #: Its sender may not read the key, and is told no more of the state than a write cannot help telling.
     blind: bool = False
+    #: Of a transaction: all its keys. It is applied beside the batches. Empty for everything else.
+    keys: tuple[str, ...] = ()
+    #: Of a transaction: those of its operations whose keys the sender may not read; it is ``blind`` if there are any.
+    hidden: frozenset[int] = frozenset()
     #: Whatever the caller needs to send the answer on.
     origin: Any = None
     answer: Answer | None = None
@@ -47,6 +55,16 @@ class Batch:
 
     pending: list[Request]
     uncertain: bool = False
+    #: Whether that ever was so: an earlier attempt may have come true, or may yet.
+    doubtful: bool = False
+    #: Pending requests whose keys are blocked by somebody's open transaction, by key. They are nobody's any more.
+    parked: dict[str, list[Request]] = field(default_factory=dict)
+    #: When the store was last known not to be away, on the loop's clock, as far as patience with it goes …
+    heard: float = 0.0
+    #: … and how long that lasts, in seconds.
+    patience: float = 0.0
+    #: Of an attempt that may not take longer.
+    limit: asyncio.Timeout | None = None
     #: What has its final answer, in order, until somebody takes it.
     answered: list[Request] = field(default_factory=list)
     #: Called on the way, when the values in the answers become many bytes. Who takes them off then bounds the memory.
@@ -100,23 +118,44 @@ class Batch:
         answered, self.answered = self.answered, []
         return answered
 
+    def hear(self) -> None:
+        """The store has just answered, so that patience with it begins anew."""
+        self.heard = asyncio.get_running_loop().time()
+        if self.limit is not None:
+            self.limit.reschedule(self.heard + self.patience)
+
+    def park(self, key: str) -> None:
+        """Set all that is pending on a key aside, in order, so that the rest can go on."""
+        self.parked[key] = [request for request in self.pending if request.command.key == key]
+        self.pending = [request for request in self.pending if request.command.key != key]
+
+    def take_parked(self) -> dict[str, "Batch"]:
+        """Take off what was set aside: a batch for each key."""
+        parked, self.parked = self.parked, {}
+        return {key: self._of_these(requests, uncertain=True) for key, requests in parked.items()}
+
+    def members(self) -> list[Request]:
+        """What is pending, with the repeats that are folded into it."""
+        return [each for request in self.pending for each in (request, *self._repeats.get(request, ()))]
+
     def split(self) -> list["Batch"]:
         """A batch for each pending request, to find the one that cannot be processed."""
+        return [self._of_these([request], uncertain=self.uncertain) for request in self.pending]
+
+    def _of_these(self, requests: list[Request], *, uncertain: bool) -> "Batch":
         repeats = self._repeats
-        return [
-            Batch(
-                [request],
-                uncertain=self.uncertain,
-                release=self.release,
-                _repeats={request: repeats[request]} if request in repeats else {},
-            )
-            for request in self.pending
-        ]
+        return Batch(
+            requests,
+            uncertain=uncertain,
+            doubtful=self.doubtful,
+            release=self.release,
+            _repeats={request: repeats[request] for request in requests if request in repeats},
+        )
 
 
 def same_command(one: Request, other: Request) -> bool:
     """Whether two requests under one id are deliveries of one command, and ask for the same answer."""
-    if isinstance(one.command, ReadCommand) or isinstance(other.command, ReadCommand):
+    if isinstance(one.command, _NOT_FOLDED) or isinstance(other.command, _NOT_FOLDED):
         return False
     return (
         one.command.key == other.command.key

@@ -16,6 +16,7 @@ from ..events import (
     Refusal,
     SaveCommand,
     Status,
+    TransactCommand,
     make_etag,
 )
 from ..events.limits import FENCE_WINDOW_MS
@@ -88,12 +89,12 @@ def expiry(command: ReadCommand | HistoryCommand | QueryCommand, now: int) -> An
     return LATE if is_late(command, now) else None
 
 
-def is_late(command: Mutation | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
+def is_late(command: Mutation | TransactCommand | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
     """Whether the deadline has passed."""
     return command.deadline is not None and now > command.deadline
 
 
-def is_too_old(command: Mutation | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
+def is_too_old(command: Mutation | TransactCommand | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
     """Whether it comes from before the fence window."""
     return command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS
 
@@ -142,16 +143,16 @@ def answer_to(event: Event) -> Answer:
     }
 
 
-def answer_again(record: Record, command: Mutation, *, author: str | None, digest: bytes) -> Answer:
+def answer_again(record: Record, command: Mutation | TransactCommand, *, author: str | None, digest: bytes) -> Answer:
     """The answer to a command whose id stands in the log: the same as the first time, or ``id_reused``.
 
     The comparison keeps one user's record from being shown to another who guesses its id.
     """
     if record.key != command.key or record.author != author or record.digest != digest:
         return id_reused()
-    if isinstance(record, Refusal):
-        return dict(record.answer)
-    return answer_to(record)
+    if isinstance(record, Event):
+        return answer_to(record)
+    return dict(record.answer)
 
 
 def id_reused() -> Answer:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import orjson
 
-from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable
+from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable, TransactCommand
 from ..events.limits import REPLY_MESSAGE_BYTES
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
 from .batch import Batch, Request, is_write
@@ -24,6 +24,7 @@ from .clock import boot_time
 from .decide import NEVER, Answer, answer_again, head_of
 from .knowledge import Knowledge, State, state_of
 from .plan import Plan, Step, make_plan
+from .transactor import Transactor
 
 #: Decisions older than this are made again before they are appended (seconds, suspended time included).
 DECISION_LIFETIME = 60.0
@@ -74,19 +75,29 @@ class Engine:
         """
         self.store = store
         self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
+        self._transactor = Transactor(
+            store, self.knowledge, service_time=service_time, uptime=uptime, decision_lifetime=DECISION_LIFETIME
+        )
         self._service_time = service_time
         self._uptime = uptime
         self._remembers_since = uptime()
 
     async def apply(self, batch: Batch) -> None:
-        """Give every request of the batch its final answer.
+        """Give every request of the batch its final answer, but for those that have to be parked.
+
+        A transaction is in a batch of its own.
 
         :raises StoreUnavailable: if the store went away. Apply the same batch again later: what has its answer
             keeps it, and for the rest the log is asked first.
         """
         try:
             while batch.pending:
-                await self._round(batch)
+                first = batch.pending[0]
+                if isinstance(first.command, TransactCommand):
+                    await self._transactor.apply(batch, first, first.command)
+                    batch.settle()
+                else:
+                    await self._round(batch)
         except BaseException:
             batch.uncertain = True
             self._forget(batch.pending)
@@ -116,6 +127,10 @@ class Engine:
             return
         settled, after = await self._commit(batch, plan)
         await self._settle(batch, plan, settled, after)
+        if plan.blocked is not None:
+            # Nothing of this key can go on before that; everything else can.
+            batch.park(plan.blocked)
+            batch.hear()
 
     async def _look_up(self, batch: Batch) -> tuple[dict[str, Head], set[str]]:
         """Answer repeats from the log, and find the heads that decisions need, and which of them are exact."""
@@ -185,6 +200,8 @@ class Engine:
         outcome = outcomes[landed]
         if outcome is Outcome.UNKNOWN:
             raise StoreUnavailable("the outcome of an append is not known yet")
+        if outcome is Outcome.BLOCKED:
+            plan.blocked = steps[places[landed]].request.command.key
         if isinstance(outcome, AlreadyApplied):
             failed = steps[places[landed]].request
             await self._answer_again(batch, [failed], {failed.command.id: outcome.original}, None)
@@ -333,7 +350,7 @@ class Engine:
         return size
 
     def _forget(self, requests: Sequence[Request]) -> None:
-        self.knowledge.forget(request.command.key for request in requests)
+        self.knowledge.forget(key for request in requests for key in request.keys or (request.command.key,))
 
     async def history(self, key: str, *, after_version: int, limit: int) -> tuple[list[HistoryEntry], int | None]:
         """A page of a key's events, oldest first, and where the next one begins.

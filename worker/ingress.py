@@ -164,6 +164,10 @@ def sort_by_partition(body: bytes, partitions: int) -> tuple[dict[int, tuple[byt
 def _partition(item: Any, partitions: int) -> int:
     if isinstance(item, dict):
         store, key = item.get("store", DEFAULT_STORE), item.get("key")
+        operations = item.get("operations")
+        if item.get("op") == "transact" and isinstance(operations, list) and operations:
+            # Where commands on its first key are applied.
+            key = operations[0].get("key") if isinstance(operations[0], dict) else None
         if isinstance(store, str) and isinstance(key, str):
             try:
                 return partition_of(store, key, partitions)

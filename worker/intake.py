@@ -18,11 +18,14 @@ from ..events import (
     ReadCommand,
     Status,
     TooLargeError,
+    TransactCommand,
     decode_commands,
     digest_of,
+    digest_of_transaction,
     partition_of,
 )
 from ..events.codec import Decoded, parse_json
+from ..events.records import value_text
 from ..events.replies import error
 from ..stores import KeyScope, unsupported
 from ..stores.scopes import EVERYTHING
@@ -32,6 +35,7 @@ from .batch import Request
 from .delivery import Delivery
 from .lane import Lane
 from .outbox import Outbox, Wire
+from .transaction import keys_of
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +130,7 @@ class Intake:
                 continue
             store = command.store
             # Before anything else is done with it, so that nothing can be learned from how long it takes.
-            if access is not None and not access.allows(author, command.op, store, command.key):
-                denial = access.denial(author, command.op, store, command.key)
+            if access is not None and (denial := access.judge(author, command)) is not None:
                 self._refuse_with(letters, command.id, denial, command.model_dump(exclude_unset=True))
                 continue
             if not delivery.hopped and partition_of(store, command.key, self._partitions) != partition:
@@ -152,7 +155,12 @@ class Intake:
                 apart=delivery.apart,
                 origin=delivery,
             )
-            if not isinstance(command, ReadCommand):
+            if isinstance(command, TransactCommand):
+                wrong = self._prepare_transaction(request, command)
+                if wrong is not None:
+                    self._refuse(letters, command.id, wrong, command.model_dump(exclude_unset=True))
+                    continue
+            elif not isinstance(command, ReadCommand):
                 if access is not None and not access.allows(author, "read", store, command.key):
                     request.blind = True
                     # What is not going to be told is not looked up, so that the time it takes tells nothing either.
@@ -189,6 +197,20 @@ class Intake:
             self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
             return
         self._query(delivery, command, scope)
+
+    def _prepare_transaction(self, request: Request, command: TransactCommand) -> InvalidError | None:
+        """Complete the request of a transaction, or say what is wrong with it."""
+        sizes = [len(value_text(one.value)) if one.op == "save" else 0 for one in command.operations]
+        for number, size in enumerate(sizes):
+            if size > self._max_value_bytes:
+                message = f"is limited to {self._max_value_bytes} bytes of JSON, not {size}"
+                return TooLargeError(message, field=f"operations[{number}].value")
+        request.keys = keys_of(command)
+        request.digest, request.size = digest_of_transaction(command), sum(sizes)
+        if self._access is not None:
+            request.hidden = self._access.hidden(request.author, command)
+            request.blind = bool(request.hidden)
+        return None
 
     def _send_elsewhere(self, delivery: Delivery, places: list[tuple[int, int]]) -> None:
         data = parse_json(delivery.body)

@@ -1,15 +1,22 @@
-"""A lane: the group-commit loop of one store. Each store has its own, so that one that hangs holds up no other."""
+"""A lane: the group-commit loop of one store. Each store has its own, so that one that hangs holds up no other.
+
+Beside the loop go transactions, and what waits for the end of somebody else's. The keys of both are claimed, so that in
+each key's order nothing overtakes them, and everything else goes on.
+"""
 
 import asyncio
 import logging
+import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from ..events import HoldfastError, Status, StoreUnavailable
 from ..events.replies import error
 from .batch import Batch, Request
+from .claims import Claims
 from .decide import Answer
 from .engine import Engine
 
@@ -23,6 +30,9 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 #: Turns of the event loop without a new request after which a batch begins. A frame takes some to become one.
 ARRIVAL_TURNS = 4
 
+
+#: Seconds between two attempts at what somebody's transaction blocks; each of them waits for about a second by itself.
+PARKED_PAUSE = 0.1
 
 #: Stands in the place of an answer that has left.
 HANDED_OUT: Answer = {}
@@ -55,12 +65,14 @@ class Lane:
         self._answered = answered
         self._failed = failed
         self._room = room
-        #: When the store was last known not to be away, as far as patience with it goes.
-        self._since = 0.0
         self._patience = patience
-        #: Of an attempt that may not take longer.
-        self._limit: asyncio.Timeout | None = None
         self._waiting: deque[Request] = deque()
+        #: Requests that have waited for a claim to end, and whose turn has come. They go before all others.
+        self._released: deque[Request] = deque()
+        self._claims = Claims()
+        #: Transactions and parked requests, at work beside the loop.
+        self._beside: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup
         self._wake = asyncio.Event()
 
     def add(self, requests: Iterable[Request]) -> None:
@@ -73,14 +85,73 @@ class Lane:
 
         :raises StoreLostError: when the store stays away. What has no answer by then comes back by redelivery.
         """
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                await self._run()
+        except BaseExceptionGroup as failures:
+            # They all mean the same: the first one will do.
+            raise failures.exceptions[0] from None
+
+    async def _run(self) -> None:
         while True:
-            if not self._waiting:
+            if not self._waiting and not self._released:
                 self._wake.clear()
                 await self._wake.wait()
             await self._let_arrive()
-            batch = Batch.of(gather(self._waiting))
-            batch.release = self._hand_out
-            await self._apply(batch)
+            if self._released:
+                requests = gather(self._released)
+            else:
+                requests = gather(self._waiting)
+                if not (requests[0].suspect and requests[0].keys):
+                    requests = self._admit(requests)
+                elif self._beside:
+                    # A transaction that may be what kills workers: nothing else is done meanwhile, so that it shows.
+                    self._waiting.extendleft(requests)
+                    await asyncio.wait(self._beside)
+                    continue
+            if requests:
+                batch = Batch.of(requests)
+                batch.release = self._hand_out
+                await self._apply(batch)
+
+    def _admit(self, requests: list[Request]) -> list[Request]:
+        """Those that can go into a batch now. Transactions are begun; what has to wait for one gets into line."""
+        claims = self._claims
+        if not claims and not any(request.keys for request in requests):
+            return requests
+        admitted: dict[str, list[Request]] = {}
+        for request in requests:
+            key = request.command.key
+            if request.keys:
+                # What stands before it in this batch has its keys first.
+                for one in request.keys:
+                    if one not in claims:
+                        claims.take(one, admitted.get(one, ()))
+                if claims.join(request, request.keys, alone=True):
+                    self._begin(request)
+            elif key not in claims or claims.join(request, (key,), alone=False):
+                admitted.setdefault(key, []).append(request)
+        return [request for group in admitted.values() for request in group]
+
+    def _begin(self, request: Request) -> None:
+        self._go_beside(self._apply(Batch([request], release=self._hand_out)))
+
+    def _go_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    def _park(self, batch: Batch) -> None:
+        """Go on with what is blocked beside the loop, key by key, until nobody is in its way any more."""
+        for key, parked in batch.take_parked().items():
+            for request in self._claims.park(key, parked.members()):
+                self._released.remove(request)
+            log.info("%d commands wait for the end of a transaction of somebody else", len(parked.pending))
+            self._go_beside(self._apply_parked(parked))
+
+    async def _apply_parked(self, batch: Batch) -> None:
+        await asyncio.sleep(random.uniform(0.5, 1) * PARKED_PAUSE)  # noqa: S311
+        await self._apply(batch)
 
     async def _hand_out(self, batch: Batch) -> None:
         """Give out what has its answer, and wait until there is room for more."""
@@ -90,14 +161,24 @@ class Lane:
             for request in answered:
                 # The engine still has the requests of its round. Their values must not stay with them.
                 request.answer = HANDED_OUT
-        if self._limit is not None:
+            if self._claims:
+                self._leave(answered)
+        if batch.limit is not None:
             # The store has just answered. What the wait takes is none of its fault.
-            self._limit.reschedule(None)
+            batch.limit.reschedule(None)
         if self._room is not None:
             await self._room()
-        self._since = asyncio.get_running_loop().time()
-        if self._limit is not None:
-            self._limit.reschedule(self._since + self._patience)
+        batch.hear()
+
+    def _leave(self, answered: list[Request]) -> None:
+        """Give up the claims of what is done, and go on with what has waited for that."""
+        for request in answered:
+            for following in self._claims.leave(request):
+                if following.keys:
+                    self._begin(following)
+                else:
+                    self._released.append(following)
+                    self._wake.set()
 
     async def _let_arrive(self) -> None:
         """Let what the socket has received already become requests: a few turns of the event loop, no waiting."""
@@ -129,15 +210,23 @@ class Lane:
                 await self._apply(single)
         else:
             await self._hand_out(batch)
+        if batch.parked:
+            self._park(batch)
 
     async def _apply_with_patience(self, batch: Batch) -> None:
+        loop = asyncio.get_running_loop()
+
+        def out_of_patience(_: RetryCallState) -> bool:
+            return loop.time() - batch.heard >= self._patience
+
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
-            stop=self._out_of_patience,
+            stop=out_of_patience,
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             reraise=True,
         )
-        self._since = asyncio.get_running_loop().time()
+        batch.patience = self._patience
+        batch.hear()
         async for attempt in retrying:
             with attempt:
                 if attempt.retry_state.attempt_number == 1:
@@ -149,17 +238,14 @@ class Lane:
     async def _apply_again(self, batch: Batch) -> None:
         """With no more time than there is patience. The driver alone may look for a server for longer than that."""
         try:
-            async with asyncio.timeout_at(self._since + self._patience) as self._limit:
+            async with asyncio.timeout_at(batch.heard + self._patience) as batch.limit:
                 await self.engine.apply(batch)
         except TimeoutError:
-            if self._limit is None or not self._limit.expired():
+            if batch.limit is None or not batch.limit.expired():
                 raise
             raise StoreUnavailable("it is still away") from None
         finally:
-            self._limit = None
-
-    def _out_of_patience(self, _: RetryCallState) -> bool:
-        return asyncio.get_running_loop().time() - self._since >= self._patience
+            batch.limit = None
 
 
 def gather(waiting: deque[Request]) -> list[Request]:

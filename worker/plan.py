@@ -6,7 +6,7 @@ Plain functions: no I/O. Whether a plan comes true is decided by the append alon
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..events import Event, ReadCommand, Record
+from ..events import Event, ReadCommand, Record, TransactCommand
 from ..stores import Head
 from .batch import Request
 from .decide import NEVER, Answer, answer_to, decide, expiry, head_of, refusal
@@ -41,6 +41,8 @@ class Plan:
     exact: Container[str] = ()
     #: Keys with a rejection to be recorded that nothing has proved yet: they need a fenced look first.
     unproven: set[str] = field(default_factory=set)
+    #: The key whose record somebody's open transaction did not let in.
+    blocked: str | None = None
 
     def proved(self, key: str, settled: int) -> bool:
         """Whether it is sure that the steps before ``settled``, which are done, saw the key as it was.
@@ -69,6 +71,8 @@ def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: 
             late = expiry(command, now)
             steps.append(Step(request, late, None if late else head or heads.get(key)))
             continue
+        if isinstance(command, TransactCommand):
+            raise TypeError("a transaction is in no batch with others")
         if head is None:
             head = heads.get(key, NEVER)
         author, digest = request.author, request.digest

@@ -14,7 +14,7 @@ from ..events import HistoryCommand, QueryCommand, Status, StoreUnavailable, Top
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
 from ..stores import KeyScope, Suspects, lacking
-from .access import Access, conceal
+from .access import Access, conceal, conceal_results
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
 from .beside import READ_BESIDE_BYTES, beside
@@ -299,7 +299,8 @@ class Session:
         for request in requests:
             answer = request.answer or {}
             # Here, because an answer may come out of the log, where it stands as it was for whoever could read it.
-            answer = conceal(answer) if request.blind else answer
+            if request.blind:
+                answer = conceal_results(answer, request.hidden) if request.keys else conceal(answer)
             outbox.answer(request.origin, {"id": request.command.id, **answer}, size=request.answer_size)
 
     def _failed(self, request: Request, fault: BaseException) -> None:

@@ -16,10 +16,13 @@ _SHAPES: dict[str, set[str]] = {
     "delete": _STATE | {"changed"},
     "read": _STATE | {"value"},
     "history": {"events", "next"},
+    "transact": {"results"},
     "describe": {"partitions", "protocol", "stores", "limits"},
 }
 _ERROR = {"code", "message", "field"}
 _CONFLICT = {"expected", "actual", "winner", "current"}
+#: Of a transaction, which operation it is.
+_PLACE = {"operation", "key"}
 #: What tells of the program that made it, and is nobody's business.
 INTERNALS = re.compile(r"Traceback|pydantic|orjson|pymongo|<class|object at 0x|sys\.|File \"|\.py\b|Error\(|Exception")
 
@@ -61,6 +64,8 @@ def _check_ok(answer: dict[str, Any], fate: Fate) -> str | None:
             return f"etag {answer.get('etag')!r}, exists {answer['exists']!r}"
         if answer["exists"] != {"save": True, "delete": False}.get(fate.op, "value" in answer):
             return f"exists {answer['exists']!r} after {fate.op}"
+    if fate.op == "transact":
+        return _check_results(answer.get("results"), fate.command["operations"])
     if fate.op == "history" and not isinstance(answer.get("events"), list):
         return "a history without events"
     if fate.op == "describe" and type(answer.get("partitions")) is not int:
@@ -68,11 +73,27 @@ def _check_ok(answer: dict[str, Any], fate: Fate) -> str | None:
     return None
 
 
+def _check_results(results: Any, operations: list[dict[str, Any]]) -> str | None:
+    if not isinstance(results, list) or len(results) != len(operations):
+        return f"results of {len(operations)} operations: {str(results)[:200]}"
+    for number, (result, operation) in enumerate(zip(results, operations, strict=True)):
+        if result.get("key") != operation["key"] or result.keys() - _STATE - {"key", "changed"}:
+            return f"result {number}: {str(result)[:200]}"
+        if (result.get("etag") is not None) != result["exists"] or type(result.get("version")) is not int:
+            return f"etag or version of result {number}: {str(result)[:200]}"
+        wanted = {"save": True, "delete": False}.get(operation["op"], operation.get("exists"))
+        if result["exists"] is not wanted and wanted is not None:
+            return f"result {number} of {operation['op']}: exists {result['exists']}"
+    return None
+
+
 def _check_error(answer: dict[str, Any], fate: Fate) -> str | None:
     error = answer["error"]
     is_conflict = answer["status"] == "conflict"
     others = answer.keys() - _ALWAYS - {"error"} - ({"exists", "version"} if is_conflict else set())
-    others |= error.keys() - _ERROR - (_CONFLICT if is_conflict else set())
+    others |= (
+        error.keys() - _ERROR - (_CONFLICT if is_conflict else set()) - (_PLACE if fate.op == "transact" else set())
+    )
     if others:
         return f"fields that {answer['status']} has not: {others}"
     message, field = error.get("message"), error.get("field")
@@ -85,7 +106,14 @@ def _check_error(answer: dict[str, Any], fate: Fate) -> str | None:
     if is_conflict and fate.op is None:
         return None
     if is_conflict:
-        if error.get("expected") != fate.command.get("etag"):
+        demanding = fate.command
+        if fate.op == "transact":
+            demanding = fate.command["operations"][error["operation"]]
+            if error.get("key") != demanding["key"]:
+                return (
+                    f"operation {error['operation']} is of {demanding['key']!r:.200}, not of {error.get('key')!r:.200}"
+                )
+        if error.get("expected") != demanding.get("etag"):
             return f"expected {error.get('expected')!r:.200}"
         if "current" in error and not fate.command.get("return_current"):
             return "a current value that nobody asked for"

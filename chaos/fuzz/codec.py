@@ -6,7 +6,15 @@ through the codec, see coverage.py.
 
 from random import Random
 
-from holdfast.events import BadCommand, Command, InvalidError, SaveCommand, decode_commands, encode
+from holdfast.events import (
+    BadCommand,
+    Command,
+    InvalidError,
+    SaveCommand,
+    TransactCommand,
+    decode_commands,
+    encode,
+)
 from holdfast.events.codec import Decoded
 
 from . import texts
@@ -89,6 +97,18 @@ def _compare_good(command: Command, fate: Fate) -> str | None:
     sent = {name: value for name, value in fate.command.items() if name != "id"}
     taken = {name: getattr(command, name) for name in sent}
     # By their texts: 1, 1.0 and True are equal, and different values.
+    if isinstance(command, TransactCommand):
+        both = zip(command.operations, sent["operations"], strict=True)
+        # The order of an object's members plays no part.
+        taken["operations"] = [{name: getattr(one, name) for name in other} for one, other in both]
+    # By their texts: 1, 1.0 and True are equal, and different values.
+    if isinstance(command, TransactCommand):
+        taken["operations"] = [one.model_dump(exclude_unset=True) for one in command.operations]
+        # The order of an object's members plays no part.
+        taken["operations"] = [
+            {name: one[name] for name in other}
+            for one, other in zip(taken["operations"], sent["operations"], strict=True)
+        ]
     if any(repr(taken[name]) != repr(sent[name]) for name in sent if name != "value"):
         return f"taken for {taken}, sent was {sent}"
     if isinstance(command, SaveCommand):

@@ -21,7 +21,7 @@ def is_fresh(command_id: str) -> bool:
 
 def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
     """A valid command."""
-    op = rng.choices(texts.OPS, (45, 12, 25, 6, 8))[0]
+    op = rng.choices(texts.OPS, (43, 11, 24, 6, 8, 8))[0]
     command: dict[str, Any] = {"op": op, "id": command_id}
     if rng.random() < 0.03:
         command["id"] = rng.choice(("1", "a", "once", "ä", "x" * 128))
@@ -31,16 +31,21 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["sent_at"] = rng.choice((None, now, now - 3_600_000, 0, 2**53 - 1))
     if rng.random() < 0.08:
         command["deadline"] = rng.choice((None, now + 36_000_000, 2**53 - 1, 0, now - 36_000_000))
-    if op != "describe":
+    if op not in ("describe", "transact"):
         command["key"] = rng.choice(texts.KEYS)
-        if rng.random() < 0.1:
-            command["store"] = rng.choice(("default", "default", "nowhere", "A.b-c_1", "x" * 64))
+    if op != "describe" and rng.random() < 0.1:
+        command["store"] = rng.choice(("default", "default", "nowhere", "A.b-c_1", "x" * 64))
     if op == "save":
         command["value"] = texts.value(rng)
         if rng.random() < 0.2:
             command["concurrency"] = rng.choice(("first-write", "last-write"))
     if op in ("save", "delete"):
         _conditions(rng, command)
+    if op == "transact":
+        store = command.get("store", "default")
+        command["operations"] = [_operation(rng, store) for _ in range(rng.choice((1, 1, 2, 2, 3, 5)))]
+        for name in ("return_current", "metadata"):
+            _condition(rng, command, name)
     if op == "read" and rng.random() < 0.4:
         command["consistency"] = rng.choice(("strong", "eventual"))
     if op == "history":
@@ -51,20 +56,51 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
     return command
 
 
+def _operation(rng: Random, store: str) -> dict[str, Any]:
+    """A valid operation of a transaction."""
+    op = rng.choices(("save", "delete", "check"), (5, 2, 3))[0]
+    operation: dict[str, Any] = {"op": op, "key": rng.choice(texts.KEYS)}
+    if rng.random() < 0.1:
+        operation["store"] = rng.choice((None, store))
+    if op == "save":
+        operation["value"] = texts.value(rng)
+        if rng.random() < 0.2:
+            operation["concurrency"] = rng.choice(("first-write", "last-write"))
+    if op == "check" and rng.random() < 0.8:
+        operation["exists"] = rng.choice((True, False))
+    elif op == "check":
+        operation["etag"] = rng.choice(_ETAGS[1:])
+    elif rng.random() < 0.1:
+        operation["etag"] = rng.choice(_ETAGS)
+    return operation
+
+
+_ETAGS = (None, "", "1-00000000", "x", "x" * 128, "\0", "ä")
+_CONDITIONS: dict[str, tuple[Any, ...]] = {
+    "etag": _ETAGS,
+    "max_version": (None, 0, 1, 5, 2**63 - 1),
+    "return_current": (True, False),
+    "metadata": (None, {}, {"who": "ä"}, {"": ""}, {"a": "\0"}, {"a": "x" * 4095}),
+}
+
+
 def _conditions(rng: Random, command: dict[str, Any]) -> None:
-    if rng.random() < 0.15:
-        command["etag"] = rng.choice((None, "", "1-00000000", "x", "x" * 128, "\0", "ä"))
+    for name in _CONDITIONS:
+        _condition(rng, command, name)
+
+
+def _condition(rng: Random, command: dict[str, Any], name: str) -> None:
     if rng.random() < 0.1:
-        command["max_version"] = rng.choice((None, 0, 1, 5, 2**63 - 1))
-    if rng.random() < 0.1:
-        command["return_current"] = rng.choice((True, False))
-    if rng.random() < 0.1:
-        command["metadata"] = rng.choice((None, {}, {"who": "ä"}, {"": ""}, {"a": "\0"}, {"a": "x" * 4095}))
+        command[name] = rng.choice(_CONDITIONS[name])
 
 
 def near_miss(rng: Random, command: dict[str, Any]) -> None:
     """Spoil one thing, probably."""
     if not command:
+        return
+    operations = command.get("operations")
+    if isinstance(operations, list) and operations and isinstance(operations[0], dict) and rng.random() < 0.6:
+        _spoil_operations(rng, operations)
         return
     kind = rng.random()
     if kind < 0.6:
@@ -83,3 +119,19 @@ def near_miss(rng: Random, command: dict[str, Any]) -> None:
         command[name] = str(command[name])
     else:
         command.update({f"field {number}": number for number in range(rng.choice((1, 20, 200)))})
+
+
+def _spoil_operations(rng: Random, operations: list[Any]) -> None:
+    """Spoil one thing of a transaction's operations, probably."""
+    number = rng.randrange(len(operations))
+    kind = rng.random()
+    if kind < 0.7 and isinstance(operations[number], dict):
+        near_miss(rng, operations[number])
+    elif kind < 0.8:
+        operations[number] = rng.choice(texts.ODD)
+    elif kind < 0.85:
+        operations *= rng.choice((0, 2, 500))
+    else:
+        operations.append(
+            {"op": "check", "key": "k1", **rng.choice(({}, {"exists": True, "etag": "x"}, {"store": "s"}))}
+        )

@@ -127,6 +127,9 @@ class Generator:
 
     def _is_at_home(self, made: dict[str, Any]) -> None:
         store, key = made.get("store", "default"), made.get("key")
+        operations = made.get("operations")
+        if made.get("op") == "transact" and isinstance(operations, list) and operations:
+            key = operations[0].get("key") if isinstance(operations[0], dict) else None
         if isinstance(store, str) and isinstance(key, str):
             self._home = str(self.partition(store, key)).encode()
 

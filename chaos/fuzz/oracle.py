@@ -17,6 +17,7 @@ MESSAGE_BYTES = 4 * 2**20
 MESSAGE_COMMANDS = 10_000
 VALUE_BYTES = 2**20
 VALUE_LEVELS = 100
+OPERATIONS = 500
 DAY = 24 * 3600 * 1000
 #: Levels from which on a message may be, and from which on it is, one that cannot be read.
 DEEP, TOO_DEEP = 900, 1024
@@ -233,6 +234,9 @@ class _Court:
                     faults.add("missing_field", name)
             elif not is_good(data[name]):
                 faults.add("bad_version" if name == "v" else f"bad_{name}", name)
+        if op == "transact" and "operations" in data:
+            for code, name in operation_faults(data):
+                faults.add(code, name)
         if faults.by_code:
             outcomes = frozenset(f"invalid {code}" for code in faults.by_code)
             fields = {code: frozenset(names) for code, names in faults.by_code.items()}
@@ -244,9 +248,12 @@ class _Court:
             return {"ok"}
         if data.get("store", "default") not in self._stores:
             # Of two reasons to refuse it, either may be told.
-            return {"unknown_store unknown_store"} | (self._sizes(data) - {"ok"} if op == "save" else set())
+            saves = [data] if op == "save" else _saves(data) if op == "transact" else []
+            return {"unknown_store unknown_store"}.union(*(self._sizes(one) - {"ok"} for one in saves))
         if op in ("read", "history"):
             return self._times(data) or {"ok"}
+        if op == "transact":
+            return self._outcomes_of_a_transaction(data, command_id)
         outcomes = self._sizes(data) if op == "save" else {"ok"}
         if "ok" not in outcomes:
             return outcomes
@@ -265,6 +272,23 @@ class _Court:
             # Its answer may be that of an earlier delivery, or of another command.
             outcomes |= {"ok", "invalid id_reused", *_LATE, "conflict exists", "conflict newer"}
             outcomes |= {"conflict absent", "conflict etag_mismatch"}
+        return outcomes
+
+    def _outcomes_of_a_transaction(self, data: dict[str, Any], command_id: Any) -> set[str]:
+        sizes = [self._sizes(one) for one in _saves(data)]
+        outcomes = {"ok"}.union(*sizes)
+        if any("ok" not in one for one in sizes):
+            return {"too_large too_large"}
+        outcomes |= self._times(data)
+        if outcomes & set(_LATE):
+            outcomes.discard("ok")
+        for one in data["operations"]:
+            outcomes |= condition_outcomes(one)
+            if one.get("etag") is not None:
+                outcomes.discard("ok")
+        if command_id is not MADE and not self._is_fresh(command_id):
+            outcomes |= {"ok", "invalid id_reused", *_LATE, "conflict exists", "conflict absent"}
+            outcomes |= {"conflict etag_mismatch", "conflict newer"}
         return outcomes
 
     def _times(self, data: dict[str, Any]) -> set[str]:
@@ -335,6 +359,10 @@ def is_value(value: Any) -> bool:
     return False
 
 
+def _saves(data: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in data["operations"] if one["op"] == "save"]
+
+
 _MAX_VERSION = 2**63 - 1
 #: What each op takes: whether a value is good, and whether there has to be one.
 _Rule = tuple[Callable[[Any], bool], bool]
@@ -364,4 +392,58 @@ _RULES: dict[str, dict[str, _Rule]] = {
         "limit": (lambda value: _is_integer(value, 1, 1000), False),
     },
     "describe": _COMMON,
+    "transact": _COMMON
+    | {name: _KEYED[name] for name in ("store",)}
+    | {name: _WRITING[name] for name in ("return_current", "metadata")}
+    # Looked at one by one.
+    | {"operations": (lambda _: True, True)},
 }
+_OPERATION_RULES: dict[str, dict[str, _Rule]] = {
+    "save": {name: _RULES["save"][name] for name in ("key", "value", "etag", "concurrency")},
+    "delete": {name: _RULES["delete"][name] for name in ("key", "etag")},
+    "check": {name: _RULES["delete"][name] for name in ("key", "etag")}
+    | {"exists": (lambda value: value is None or isinstance(value, bool), False)},
+}
+
+
+def operation_faults(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the operations of a transaction: codes, and the fields that are meant."""
+    operations = data["operations"]
+    if not isinstance(operations, list) or not 1 <= len(operations) <= OPERATIONS:
+        yield "bad_operations", "operations"
+        return
+    for number, one in enumerate(operations):
+        place = f"operations[{number}]"
+        if not isinstance(one, dict):
+            yield "bad_operations", place
+            continue
+        op = one.get("op")
+        rules = _OPERATION_RULES.get(op) if isinstance(op, str) else None
+        if rules is None:
+            yield "bad_op", f"{place}.op"
+            continue
+        for name in one.keys() - rules.keys() - {"op", "store"}:
+            yield "unknown_field", f"{place}.{name}"
+        for name, (is_good, required) in rules.items():
+            if name not in one:
+                if required:
+                    yield "missing_field", f"{place}.{name}"
+            elif not is_good(one[name]):
+                # Where in a value it is may be told too.
+                yield f"bad_{name}", "operations" if name == "value" else f"{place}.{name}"
+        if op == "check" and (one.get("etag") is None) == (one.get("exists") is None):
+            yield "bad_check", place
+        if one.get("store") is not None:
+            if not _KEYED["store"][0](one["store"]):
+                yield "bad_store", f"{place}.store"
+            elif one["store"] != data.get("store", "default"):
+                yield "several_stores", f"{place}.store"
+
+
+def condition_outcomes(operation: dict[str, Any]) -> set[str]:
+    """The conflicts that one operation of a transaction may meet."""
+    if operation.get("etag") is not None:
+        return {"conflict absent", "conflict etag_mismatch"}
+    if operation["op"] == "check":
+        return {"conflict absent" if operation["exists"] else "conflict exists"}
+    return {"conflict exists"} if operation.get("concurrency") == "first-write" else set()

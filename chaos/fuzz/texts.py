@@ -4,10 +4,10 @@ import json
 from random import Random
 from typing import Any
 
-OPS = ("save", "delete", "read", "history", "describe")
+OPS = ("save", "delete", "read", "history", "describe", "transact")
 FIELDS = (
     *("op", "v", "id", "sent_at", "deadline", "store", "key", "value", "etag", "max_version", "concurrency"),
-    *("return_current", "metadata", "consistency", "after_version", "limit"),
+    *("return_current", "metadata", "consistency", "after_version", "limit", "operations", "exists"),
 )
 
 KEYS = [f"k{number}" for number in range(300)] + [

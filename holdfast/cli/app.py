@@ -12,6 +12,7 @@ from . import servers, state
 from .dead import dead
 from .query import query, rebuild
 from .terminal import fail
+from .transact import transact
 from .verify import verify
 
 #: Exit code for wrong arguments, as in sysexits.h: typer's own, 2, means that a key is absent.
@@ -36,6 +37,7 @@ app.command()(state.delete)
 app.command()(state.history)
 app.command()(query)
 app.command()(rebuild)
+app.command()(transact)
 app.command()(verify)
 app.add_typer(dead)
 

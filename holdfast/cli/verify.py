@@ -110,6 +110,7 @@ def _show(report: Report, seconds: float) -> None:
     rate = report.events / seconds if seconds else 0
     print(
         f"{report.store}: {report.events:,} events and {report.refusals:,} refusals of {report.keys:,} keys, "
+        f"{report.transactions:,} transactions, "
         f"{report.present:,} of them present; {seconds:.1f} s, {rate:,.0f} events/s"
     )
     kinds = ", ".join(f"{rule} {count:,}" for rule, count in report.broken.most_common())

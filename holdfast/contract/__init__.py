@@ -26,7 +26,7 @@ import pytest_asyncio
 from pydantic import ValidationError
 
 from ..events import StoreConfigError
-from ..stores import EventStore, IndexedStore, InspectableStore, StoreConfig
+from ..stores import EventStore, IndexedStore, InspectableStore, StoreConfig, TransactionalStore
 
 #: Makes a store of a name, not opened, and empty when it is opened first.
 MakeStore: TypeAlias = Callable[[str], EventStore]
@@ -34,7 +34,11 @@ MakeStore: TypeAlias = Callable[[str], EventStore]
 _SUITE: Final = "holdfast.contract.suite"
 
 #: What stores may offer beyond the core, as the report names it.
-_CAPABILITIES: Final[dict[str, type]] = {"indexes": IndexedStore, "inspection": InspectableStore}
+_CAPABILITIES: Final[dict[str, type]] = {
+    "indexes": IndexedStore,
+    "inspection": InspectableStore,
+    "transactions": TransactionalStore,
+}
 
 _offered: Final = pytest.StashKey[dict[str, set[bool]]]()
 

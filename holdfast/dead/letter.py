@@ -202,12 +202,15 @@ def plain(value: Any) -> Any:
 
 
 def entry_of(data: Mapping[str, Any]) -> Entry:
-    """What can be made out of a command that nobody has checked."""
+    """What can be made out of a command that nobody has checked. A transaction shows its first key."""
+    key, operations = data.get("key"), data.get("operations")
+    if isinstance(operations, list) and operations and isinstance(operations[0], Mapping):
+        key = operations[0].get("key")
     return Entry(
         id=_text(data.get("id")),
         op=_text(data.get("op")),
-        store=_text(data.get("store", DEFAULT_STORE)) if "key" in data else None,
-        key=_text(data.get("key")),
+        store=_text(data.get("store", DEFAULT_STORE)) if key is not None else None,
+        key=_text(key),
     )
 
 

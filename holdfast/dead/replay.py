@@ -13,13 +13,17 @@ from ..events import (
     BadCommand,
     Command,
     DeleteCommand,
+    DeleteOperation,
     DescribeCommand,
     HoldfastError,
     InvalidError,
+    Operation,
     OutcomeUnknown,
     QueryCommand,
     Reply,
     SaveCommand,
+    SaveOperation,
+    TransactCommand,
     Unavailable,
     decode_commands,
 )
@@ -143,7 +147,7 @@ def prepare(letter: DeadLetter, *, now: int, force: bool, as_me: bool) -> list[S
 
 def _objection(step: Step, *, now: int, force: bool, made_up: str) -> Outcome | None:
     command, letter = step.command, step.letter
-    if not isinstance(command, SaveCommand | DeleteCommand):
+    if not isinstance(command, SaveCommand | DeleteCommand | TransactCommand):
         return None
     if command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS:
         told = (
@@ -156,7 +160,18 @@ def _objection(step: Step, *, now: int, force: bool, made_up: str) -> Outcome | 
         )
     if command.id == made_up and not force:
         return step.outcome(REFUSED, "it has no id: if it was applied before, it is applied twice; --force sends it")
+    if isinstance(command, TransactCommand) and not force and any(map(_is_unconditional, command.operations)):
+        return step.outcome(
+            REFUSED,
+            "it is a transaction that writes without a condition, and may overwrite what is newer; --force sends it",
+        )
     return None
+
+
+def _is_unconditional(operation: Operation) -> bool:
+    if isinstance(operation, SaveOperation):
+        return operation.etag is None and operation.concurrency == "last-write"
+    return isinstance(operation, DeleteOperation) and operation.etag is None
 
 
 def needs_guard(command: Command) -> bool:

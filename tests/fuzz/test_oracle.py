@@ -23,6 +23,11 @@ READ = {"id": ID, "op": "read", "key": "k"}
 SAVE = {"id": ID, "op": "save", "key": "k", "value": 1}
 
 
+def transact(*more: Any) -> dict[str, Any]:
+    """A transaction, with more operations than one."""
+    return {"id": ID, "op": "transact", "operations": [{"op": "save", "key": "k", "value": 1}, *more]}
+
+
 def judged(body: bytes, *, split: bool = False, **properties: Any) -> list[Judgement]:
     known: dict[str, Any] = {"message_id": None, "correlation_id": None, "reply_to": None}
     return judge(body, **(known | properties), now=NOW, is_fresh=is_fresh, split=split)
@@ -66,6 +71,25 @@ def allowed(body: Any, **options: Any) -> list[set[str]]:
         (READ | {"limit": 1}, {"invalid unknown_field"}),
         (READ | {"op": "history", "limit": 0}, {"invalid bad_limit"}),
         (READ | {"op": "history", "limit": 1.0}, {"invalid bad_limit"}),
+        (transact(), {"ok"}),
+        (transact({"op": "save", "key": "l", "value": 1, "concurrency": "first-write"}), {"ok", "conflict exists"}),
+        (transact({"op": "check", "key": "l", "exists": True}), {"ok", "conflict absent"}),
+        (transact({"op": "check", "key": "l", "exists": False}), {"ok", "conflict exists"}),
+        (transact({"op": "delete", "key": "l", "etag": "x"}), {"conflict absent", "conflict etag_mismatch"}),
+        (transact() | {"deadline": NOW - 1}, {"expired deadline"}),
+        (transact({"op": "save", "key": "l", "value": "x" * (2 * 2**20)}), {"too_large too_large"}),
+        (transact({"op": "delete", "key": "l", "store": "default"}), {"ok"}),
+        (transact({"op": "delete", "key": "l", "store": "other"}), {"invalid several_stores"}),
+        (transact({"op": "delete", "key": "l", "store": "x y"}), {"invalid bad_store"}),
+        (transact({"op": "read", "key": "l"}), {"invalid bad_op"}),
+        (transact({"op": "delete"}), {"invalid missing_field"}),
+        (transact({"op": "check", "key": "l"}), {"invalid bad_check"}),
+        (transact({"op": "check", "key": "l", "exists": 1}), {"invalid bad_exists"}),
+        (transact({"op": "delete", "key": "", "more": 1}), {"invalid bad_key", "invalid unknown_field"}),
+        (transact(7), {"invalid bad_operations"}),
+        (transact() | {"operations": []}, {"invalid bad_operations"}),
+        (transact(*[{"op": "delete", "key": "l"}] * 500), {"invalid bad_operations"}),
+        (transact() | {"key": "k"}, {"invalid unknown_field"}),
     ],
     ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:60],
 )

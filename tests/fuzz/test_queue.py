@@ -72,13 +72,25 @@ good: dict[str, st.SearchStrategy[Any]] = {
     "consistency": st.sampled_from(["strong", "eventual"]),
     "after_version": st.integers(0, 2**63 - 1),
     "limit": st.integers(1, 1000),
+    "exists": st.booleans(),
 }
+good["operations"] = st.lists(
+    st.fixed_dictionaries(
+        {"op": st.just("save"), "key": good["key"], "value": json_values},
+        optional={"etag": good["etag"], "concurrency": good["concurrency"]},
+    )
+    | st.fixed_dictionaries({"op": st.just("delete"), "key": good["key"]}, optional={"etag": good["etag"]})
+    | st.fixed_dictionaries({"op": st.just("check"), "key": good["key"], "exists": good["exists"]}),
+    min_size=1,
+    max_size=4,
+)
 fields: dict[str, list[str]] = {
     "save": ["store", "etag", "max_version", "concurrency", "return_current", "metadata"],
     "delete": ["store", "etag", "max_version", "return_current", "metadata"],
     "read": ["store", "consistency"],
     "history": ["store", "after_version", "limit"],
     "describe": [],
+    "transact": ["store", "return_current", "metadata"],
 }
 
 
@@ -86,7 +98,9 @@ fields: dict[str, list[str]] = {
 def commands(draw: st.DrawFn) -> dict[str, Any]:
     """A command that is valid, or has fields that may be anything."""
     op = draw(st.sampled_from(texts.OPS))
-    required = {"key": good["key"]} if op != "describe" else {}
+    required = {"key": good["key"]} if op not in ("describe", "transact") else {}
+    if op == "transact":
+        required["operations"] = good["operations"]
     if op == "save":
         required["value"] = good["value"]
     optional = {name: good[name] for name in ["v", "sent_at", "deadline", *fields[op]]}

@@ -22,7 +22,7 @@ from support.shell import SECRET, Done, environment, failed, holdfast, passwords
 from holdfast.events import partition_of
 from holdfast.local import LocalStack, MongoReplicaSet
 
-COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "query", "rebuild", "dead"]
+COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "query", "rebuild", "transact", "dead"]
 
 
 @pytest.fixture
@@ -62,6 +62,26 @@ def test_a_key_from_save_to_delete(cli: Callable[..., Done]) -> None:
     assert json.loads(cli("delete", "user/42").stdout) == {"key": "user/42", "deleted": False}
     failed(cli("read", "user/42"), 2, "'user/42' is absent")
     failed(cli("save", "user/42", "2", "--etag", second["etag"]), 3, "found absent")
+
+
+def test_a_transaction(cli: Callable[..., Done]) -> None:
+    """Given operations, when they are applied, then a line tells of each; a conflict names the one that failed."""
+    operations = [
+        {"op": "save", "key": "tx/a", "value": {"n": 1}, "concurrency": "first-write"},
+        {"op": "delete", "key": "tx/b"},
+        {"op": "check", "key": "tx/c", "exists": False},
+    ]
+    done = cli("transact", "-", stdin=json.dumps(operations))
+    assert (done.returncode, done.stderr) == (0, "")
+    saved, deleted, checked = map(json.loads, done.stdout.splitlines())
+    assert (saved["key"], saved["version"], saved["changed"]) == ("tx/a", 1, True)
+    assert (deleted["exists"], deleted["changed"]) == (False, False)
+    assert checked == {"key": "tx/c", "exists": False, "version": 0}
+    again = [{"op": "save", "key": "tx/c", "value": 1}, operations[0]]
+    failed(cli("transact", json.dumps(again)), 3, "conflict: operation 1, 'tx/a': expected absent, found at etag '1-")
+    failed(cli("read", "tx/c"), 2, "'tx/c' is absent")
+    for wrong, said in (("{}", "is a JSON array"), ('[{"op": "sav"}]', "operations[0]"), ("[]", "no operations")):
+        failed(cli("transact", wrong), 1, said)
 
 
 def test_history_as_table_and_as_json(cli: Callable[..., Done]) -> None:

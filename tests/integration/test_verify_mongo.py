@@ -154,7 +154,11 @@ DAMAGES: dict[str, tuple[Callable[[Documents], None], Rule, int | None]] = {
     "there is an unknown type": (change(3, type="moved"), Rule.RECORD, 3),
     "the type is gone": (remove(3, "type"), Rule.RECORD, 3),
     "an event is a refusal too": (change(3, type="refused", answer={"status": "ok"}), Rule.RECORD, 3),
-    "an id is there twice": (copy(3, unique=True, _id={"c": "log-0-1", "n": 1}, version=Int64(900)), Rule.ID, None),
+    "an event is of no transaction": (
+        copy(3, unique=True, _id={"c": "log-0-1", "n": 1}, version=Int64(900)),
+        Rule.TRANSACTION,
+        None,
+    ),
     "an id has another form": (copy(3, unique=True, _id="x", version=Int64(900)), Rule.RECORD, 900),
     "an id has a member more": (
         copy(3, unique=True, _id={"c": "x", "n": 0, "m": 0}, version=Int64(900)),

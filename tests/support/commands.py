@@ -6,8 +6,17 @@ from typing import Any
 
 import orjson
 
-from holdfast.events import DeleteCommand, ReadCommand, Reply, SaveCommand, digest_of
+from holdfast.events import (
+    DeleteCommand,
+    ReadCommand,
+    Reply,
+    SaveCommand,
+    TransactCommand,
+    digest_of,
+    digest_of_transaction,
+)
 from holdfast.worker import Batch, Engine, Request
+from holdfast.worker.transaction import keys_of
 
 _numbers = itertools.count(1)
 
@@ -32,6 +41,29 @@ def delete(key: str, **fields: Any) -> DeleteCommand:
     return DeleteCommand(op="delete", key=key, id=fields.pop("id", None) or _new_id(), **fields)
 
 
+def transact(*operations: dict[str, Any], **fields: Any) -> TransactCommand:
+    """A transaction of operations as they are on the wire."""
+    command_id = fields.pop("id", None) or _new_id()
+    return TransactCommand.model_validate(
+        {"op": "transact", "id": command_id, "operations": list(operations), **fields}
+    )
+
+
+def sets(key: str, value: Any = None, **fields: Any) -> dict[str, Any]:
+    """An operation that saves."""
+    return {"op": "save", "key": key, "value": value, **fields}
+
+
+def drops(key: str, **fields: Any) -> dict[str, Any]:
+    """An operation that deletes."""
+    return {"op": "delete", "key": key, **fields}
+
+
+def checks(key: str, **fields: Any) -> dict[str, Any]:
+    """An operation that checks."""
+    return {"op": "check", "key": key, **fields}
+
+
 def read(key: str, **fields: Any) -> ReadCommand:
     """A strong read, unless it says otherwise."""
     return ReadCommand(op="read", key=key, id=fields.pop("id", None) or _new_id(), **fields)
@@ -41,13 +73,15 @@ def _new_id() -> str:
     return f"c{next(_numbers)}"
 
 
-Operation = SaveCommand | DeleteCommand | ReadCommand
+Operation = SaveCommand | DeleteCommand | TransactCommand | ReadCommand
 
 
 def request(command: Operation, **fields: Any) -> Request:
     """The request of a command, as the intake makes it."""
     made = Request(command, **fields)
-    if not isinstance(command, ReadCommand):
+    if isinstance(command, TransactCommand):
+        made.digest, made.keys = digest_of_transaction(command), keys_of(command)
+    elif not isinstance(command, ReadCommand):
         made.digest, made.size = digest_of(command)
     return made
 
@@ -86,6 +120,8 @@ def brief(answer: Answer) -> str:
     status = answer["status"]
     if status != "ok":
         return f"{status} {answer['error']['code']}"
+    if "results" in answer:
+        return "ok"
     if answer.get("changed") is False:
         return "unchanged"
     if answer.get("changed") is None and not answer["exists"]:

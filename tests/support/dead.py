@@ -18,12 +18,11 @@ from holdfast.events import (
     Reply,
     Status,
     decode_commands,
-    digest_of,
 )
 from holdfast.events.replies import error
-from holdfast.worker import Engine, Request
+from holdfast.worker import Engine
 
-from .commands import NOW, one
+from .commands import NOW, one, request
 
 Hook = Callable[[], Awaitable[Any]]
 
@@ -89,5 +88,4 @@ class EngineSender:
                 return {"status": "ok"}
             case ReadCommand():
                 return await one(self.engine, decoded)
-        digest, size = digest_of(decoded)
-        return await one(self.engine, Request(decoded, author=author, digest=digest, size=size))
+        return await one(self.engine, request(decoded, author=author))

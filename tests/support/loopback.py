@@ -193,8 +193,12 @@ class Loopback:
                     made = request(command)
                     made.author = "tester"
                     requests.append(made)
-        if requests:
-            await self._engine.apply(Batch.of(requests))
+        single = [made for made in requests if not made.keys]
+        if single:
+            await self._engine.apply(Batch.of(single))
+        for made in requests:
+            if made.keys:
+                await self._engine.apply(Batch([made]))
         answers += [(made.command.id, made.answer) for made in requests]
         stamp = {"epoch": self.epoch, "time": self.service_time()}
         return decode_replies(orjson.dumps([{"id": id_, **answer, **stamp} for id_, answer in answers]))

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from typing import Any, TypeAlias
 
 from holdfast.events import Event, Record, StoreError, StoreUnavailable, Topology
-from holdfast.stores import Appended, EventStore, Fence, Head, KeyPage, MemoryStore, Outcome
+from holdfast.stores import Appended, EventStore, Fence, Head, KeyPage, MemoryStore, Outcome, Transacted
 
 Proceed: TypeAlias = Callable[[], Awaitable[Any]]
 #: Stands in for one call: it is given the real one, to make it or not, and the call's first argument.
@@ -24,6 +24,8 @@ class ScriptedStore:
         self.calls: Counter[str] = Counter()
         #: The records of every append that was asked for.
         self.asked: list[list[Record]] = []
+        #: The guards of every transaction that was asked for.
+        self.guarded: list[set[tuple[str, int]]] = []
         self._steps: defaultdict[str, deque[Step]] = defaultdict(deque)
         self._always: dict[str, Step] = {}
         self._past: MemoryStore | None = None
@@ -103,6 +105,11 @@ class ScriptedStore:
         appended: Appended = await self._call("append", records, lambda: self.inner.append(records))
         return appended
 
+    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+        self.guarded.append(set(guards))
+        transacted: Transacted = await self._call("transact", records, lambda: self.inner.transact(records, guards))
+        return transacted
+
     async def fence(self) -> Fence:
         fence: Fence = await self._call("fence", None, self.inner.fence)
         return fence
@@ -177,6 +184,41 @@ def poisoned_by(*keys: str) -> Step:
         return await proceed()
 
     return step
+
+
+async def transaction_lost_before(proceed: Proceed, records: Sequence[Record]) -> Transacted:
+    """A transaction that never arrived; its caller cannot know."""
+    return Transacted(Outcome.UNKNOWN, None)
+
+
+async def transaction_lost_after(proceed: Proceed, records: Sequence[Record]) -> Transacted:
+    """A transaction that was committed, but whose answer was lost."""
+    await proceed()
+    return Transacted(Outcome.UNKNOWN, None)
+
+
+async def transaction_blocked(proceed: Proceed, records: Sequence[Record]) -> Transacted:
+    """A transaction that meets an open one."""
+    return Transacted(Outcome.BLOCKED, None)
+
+
+class Blocking:
+    """Somebody's open transaction on some keys: an append gets as far as the first record of one of them."""
+
+    def __init__(self, store: "ScriptedStore", *keys: str) -> None:
+        self._store = store
+        self.keys = set(keys)
+
+    async def __call__(self, proceed: Proceed, records: Sequence[Record]) -> Appended:
+        at = next((number for number, record in enumerate(records) if record.key in self.keys), None)
+        if at is None:
+            appended: Appended = await proceed()
+            return appended
+        landed = await self._store.inner.append(records[:at])
+        if landed.fence is None:
+            return Appended([*landed.outcomes, *[Outcome.NOT_TRIED] * (len(records) - at)], None)
+        rest = [Outcome.NOT_TRIED] * (len(records) - at - 1)
+        return Appended([*landed.outcomes, Outcome.BLOCKED, *rest], None)
 
 
 class InFlight:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TypeVar
 
 from holdfast.events import Event, Record, StoreUnavailable, Topology
-from holdfast.stores import Appended, Fence, Head, KeyPage, MemoryStore, Outcome
+from holdfast.stores import Appended, Fence, Head, KeyPage, MemoryStore, Outcome, Transacted
 
 T = TypeVar("T")
 
@@ -130,6 +130,9 @@ class TurnStore:
                 return unknown
             case _:
                 return await self.land(records)
+
+    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+        raise NotImplementedError("no test of turns has transactions")
 
     async def fence(self) -> Fence:
         return await (await self._source("fence", None)).fence()

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 import holdfast
 from holdfast import (
     AbsentError,
+    Check,
     Client,
     ClosedError,
     Condition,
@@ -36,8 +37,11 @@ from holdfast import (
     Save,
     Schema,
     Service,
+    SeveralStoresError,
+    StepResult,
     SyncClient,
     TooLargeError,
+    Transaction,
     Unavailable,
     UnknownStoreError,
     UnsupportedError,
@@ -101,6 +105,31 @@ async def by_key() -> None:
             assert_type(event.author, str | None)
 
         assert_type(await client.describe(), Service)
+
+
+async def transactions(client: Client) -> None:
+    # Lists of mixed steps need no annotation.
+    steps = [Save("a", 1), Delete("b", etag="1-x"), Check("c", exists=False)]
+    results = await client.transact(steps, store="default", metadata={"by": "ada"}, return_current=True, id="t-1")
+    assert_type(results, list[StepResult])
+    for result in results:
+        assert_type(result.key, str)
+        assert_type(result.etag, str | None)
+        assert_type(result.changed, bool | None)
+        assert_type(result.updated_at, datetime | None)
+    await client.transact(Save(key, 1) for key in ("a", "b"))
+    async with client.transaction(timeout=3) as transaction:
+        assert_type(transaction, Transaction)
+        assert_type(transaction.save("a", 1, first_write=True), int)
+        transaction.delete("b", etag="1-x")
+        transaction.check("c", etag="1-x")
+    assert_type(transaction.results, list[StepResult])
+    try:
+        await client.transact(steps)
+    except ConflictError as conflict:
+        assert_type(conflict.operation, int | None)
+    except SeveralStoresError as several:
+        assert_type(several.code, str)
 
 
 async def handles(client: Client) -> None:
@@ -196,6 +225,8 @@ async def mistakes(client: Client) -> None:
     await client.save("k", 1, "1-etag")  # type: ignore[call-arg]
     (await client.read("k")).value  # type: ignore[union-attr]  # noqa: B018
     await client.save_many([("k", 1)])  # type: ignore[list-item]
+    await client.transact([("k", 1)])  # type: ignore[list-item]
+    Check("k", "1-etag")  # type: ignore[call-arg]
 
 
 async def errors(client: Client) -> None:

@@ -4,8 +4,7 @@ import asyncio
 import itertools
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.commands import NOW
-from support.deliveries import RememberingBroker, delivery
+from support.deliveries import delivery
+from support.desk import Desk, opened_desk
 from support.loops import LeapingLoop
 
 from holdfast.config import read_config
-from holdfast.events import ErrorInfo, Reply, Topology, partition_of
-from holdfast.stores import MemoryStore
-from holdfast.worker import AccessConfig, AccessRule, Engine, WorkerOptions
+from holdfast.events import ErrorInfo, Reply, partition_of
+from holdfast.worker import AccessConfig, AccessRule
 from holdfast.worker import access as access_module
 from holdfast.worker.access import OPERATIONS, Access, conceal, stores_of_nobody, warn_of
-from holdfast.worker.delivery import Delivery
-from holdfast.worker.session import Session
 
 Json = dict[str, Any]
 
@@ -322,62 +319,8 @@ CONFIG = closed(
 DENIED = {"status": "denied"}
 
 
-class Desk:
-    """A session on a log in memory, and what it does with messages."""
-
-    def __init__(self, access: AccessConfig, partitions: int) -> None:
-        self.broker = RememberingBroker(tags=10_000)
-        self.broker.lost = asyncio.get_running_loop().create_future()  # type: ignore[attr-defined]
-        self.broker.consume = self._consume  # type: ignore[attr-defined]
-        self.broker.forward = self._forward  # type: ignore[attr-defined]
-        self.forwarded: list[Delivery] = []
-        self.store = MemoryStore()
-        self.engine = Engine(self.store, service_time=lambda: NOW)
-        self.tags = itertools.count(1)
-        self.ready = asyncio.Event()
-        self.session = Session(
-            self.broker,  # type: ignore[arg-type]
-            engines={"default": self.engine},
-            topology=Topology(partitions=partitions),
-            options=WorkerOptions(amqp_url="amqp://nowhere/", partitions=partitions, access=access),
-            service_time=lambda: NOW,
-        )
-
-    async def _consume(self, take: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
-        self.take, self.take_from_ingress = take, ingress
-
-    async def _forward(self, passed: Delivery, _: int, body: bytes) -> None:
-        self.forwarded.append(delivery(body, author=passed.author, hopped=True))
-
-    async def idle(self) -> None:
-        """Wait until all that was delivered is done."""
-        while not self.session._arrived.empty():  # noqa: ASYNC110 - a queue does not tell it
-            await asyncio.sleep(0)
-        await self.session._outbox.idle()
-
-    async def ask(self, command: Any, author: str | None, *, partition: int = 0, **fields: Any) -> Any:
-        """Deliver a message and give back what is replied: an object, or all of the replies to an array."""
-        before, acknowledged = len(self.broker.replies), len(self.broker.acknowledged)
-        self.take(delivery(command, tag=next(self.tags), author=author, **fields), partition)
-        # A large one is read in a thread.
-        await self.broker.until_so_many_acknowledged(acknowledged + 1)
-        await self.idle()
-        bodies = [body for _, _, body in self.broker.replies[before:]]
-        if isinstance(command, list):
-            return [reply for body in bodies for reply in body]
-        assert len(bodies) <= 1
-        return bodies[0] if bodies else None
-
-
-@asynccontextmanager
-async def desk(access: AccessConfig = CONFIG, *, partitions: int = 1) -> AsyncIterator[Desk]:
-    made = Desk(access, partitions)
-    await made.store.open()
-    running = asyncio.ensure_future(made.session.run(asyncio.Event(), on_ready=made.ready.set))
-    await made.ready.wait()
-    yield made
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+def desk(access: AccessConfig = CONFIG, *, partitions: int = 1) -> AbstractAsyncContextManager[Desk]:
+    return opened_desk(access, partitions=partitions)
 
 
 def command(op: str, key: str = "k/1", **fields: Any) -> Json:
@@ -497,14 +440,16 @@ async def test_an_unknown_store_is_told_to_those_only_who_may_ask() -> None:
 FREE = {"id", "status", "epoch", "time", "error"}
 SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events", "next"}
 SECRET |= {"entries", "token", "scan", "as_of"}
+#: Told operation by operation, see test_access_transactions.py.
+BY_OPERATION = {"results"}
 OF_DESCRIBE = {"partitions", "protocol", "stores", "limits"}
-FREE_OF_ERRORS = {"code", "message", "field", "expected"}
+FREE_OF_ERRORS = {"code", "message", "field", "expected", "operation", "key"}
 SECRET_OF_ERRORS = {"actual", "winner", "current"}
 
 
 def test_every_field_of_a_reply_is_either_free_or_secret() -> None:
     """Given the definition of a reply, when a field is added, then somebody has to say which of the two it is."""
-    assert set(Reply.model_fields) == FREE | SECRET | OF_DESCRIBE
+    assert set(Reply.model_fields) == FREE | SECRET | BY_OPERATION | OF_DESCRIBE
     assert set(ErrorInfo.model_fields) == FREE_OF_ERRORS | SECRET_OF_ERRORS
 
 
@@ -724,7 +669,7 @@ def test_the_page_says_what_becomes_of_each_field() -> None:
     told = {name: text for names, text in rows for name in re.findall(r"`([\w.]+)`", names)}
     free = FREE - {"error"} | {f"error.{name}" for name in FREE_OF_ERRORS}
     secret = SECRET | {f"error.{name}" for name in SECRET_OF_ERRORS}
-    assert set(told) == free | secret
+    assert set(told) == free | secret | BY_OPERATION
     for name, text in told.items():
         assert text.startswith(("left out", "only answers to `read`")) == (name in secret), name
 

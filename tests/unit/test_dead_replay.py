@@ -237,6 +237,37 @@ async def test_what_has_a_condition_needs_no_other(service: Service, command: di
     assert sent == command
 
 
+async def test_a_transaction_that_has_conditions(service: Service) -> None:
+    """Given operations that all have conditions, when it is replayed, then it is applied once, or it is a conflict."""
+    saved = await one(service.engine, save("k", 0, id="before"))
+    whole = {
+        "op": "transact",
+        "id": "t1",
+        "sent_at": SENT,
+        "operations": [
+            {"op": "save", "key": "k", "value": 1, "etag": saved["etag"]},
+            {"op": "save", "key": "l", "value": 1, "concurrency": "first-write"},
+            {"op": "check", "key": "m", "exists": False},
+        ],
+    }
+    assert (await service.one(letter(whole))).status == "ok"
+    assert (await service.one(letter(whole))).status == "ok"
+    assert [(event.id, event.value) for event in await service.events()] == [("before", 0), ("t1", 1), ("t1", 1)]
+    assert (await service.one(letter(whole | {"id": "t2"}))).status == "conflict"
+
+
+async def test_a_transaction_without_conditions_needs_force(service: Service) -> None:
+    """Given one operation that overwrites whatever is there, when it is replayed, then only with --force."""
+    for operation in ({"op": "save", "key": "k", "value": 1}, {"op": "delete", "key": "k"}):
+        whole = {"op": "transact", "id": f"t-{operation['op']}", "sent_at": SENT, "operations": [operation]}
+        outcome = await service.one(letter(whole))
+        assert outcome.status == "refused"
+        assert outcome.key == "k"
+        assert "--force" in outcome.note
+        assert await service.events() == [] or operation["op"] == "delete"
+        assert (await service.one(letter(whole), force=True)).status == "ok"
+
+
 async def test_a_condition_that_still_holds(service: Service) -> None:
     """Given a command with the etag of what is there, when it is replayed, then it is applied, whenever that was."""
     there = await one(service.engine, save("k", "old"))

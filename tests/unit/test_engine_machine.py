@@ -11,7 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from support.commands import NOW, Answer, Operation, delete, first, read, request, save, wire
 from support.turns import Fault, Turn, TurnStore, at_once
 
-from holdfast.events import DeleteCommand, Event, ReadCommand, Refusal, SaveCommand, StoreUnavailable, make_etag
+from holdfast.events import (
+    DeleteCommand,
+    Event,
+    ReadCommand,
+    Refusal,
+    SaveCommand,
+    StoreUnavailable,
+    TransactCommand,
+    make_etag,
+)
 from holdfast.worker import Batch, Engine, Request
 
 KEYS = ["a", "b"]
@@ -277,6 +286,7 @@ class Workers(RuleBasedStateMachine):
             assert answer["etag"] == (event.etag if event.exists else None)
             assert told.sent < self.store.landed[event.id] < told.answered
             before = events[event.version - 2] if event.version > 1 else None
+            assert not isinstance(command, TransactCommand)
             assert allows(command, before)
         elif status == "invalid":
             assert in_log
@@ -287,6 +297,7 @@ class Workers(RuleBasedStateMachine):
             if status == "expired":
                 assert isinstance(ours[0], Refusal)
             else:
+                assert not isinstance(command, TransactCommand)
                 self._check_refusal(told, command, events)
 
     def _check_refusal(self, told: Told, command: SaveCommand | DeleteCommand, events: list[Event]) -> None:

@@ -2,24 +2,23 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.commands import Operation, apply, brief, delete, one, read, request, requests, save, wire
+from support.commands import Operation, apply, brief, delete, one, read, request, requests, save
 from support.engines import another_worker, engine_on
+from support.lanes import running
 from support.scripted import Proceed, ScriptedStore, as_it_is, away, lost_after, meanwhile, poisoned_by, raising
 
 from holdfast.events import Record, StoreError
 from holdfast.stores import Appended
-from holdfast.worker import Engine, Request
+from holdfast.worker import Request
 from holdfast.worker.engine import SLICE_BYTES
-from holdfast.worker.lane import HANDED_OUT, MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, Lane, StoreLostError, gather
+from holdfast.worker.lane import HANDED_OUT, MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, StoreLostError, gather
 
 # -- gathering
 
@@ -56,51 +55,6 @@ def test_a_batch_has_a_thousand_commands_at_most() -> None:
 
 
 # -- running
-
-
-class Running:
-    """A lane at work, and what came out of it."""
-
-    def __init__(self, engine: Engine, patience: float = 5.0) -> None:
-        self.answered: list[list[Request]] = []
-        self.handed_out: list[Request] = []
-        self.failed: list[tuple[Request, str]] = []
-        self._news = asyncio.Event()
-        self.lane = Lane(engine, answered=self._on_answered, failed=self._on_failed, patience=patience)
-        self.task = asyncio.create_task(self.lane.run())
-
-    def _on_answered(self, made: list[Request]) -> None:
-        # As they are now: a lane keeps nothing of an answer that has left.
-        self.answered.append([replace(each) for each in made])
-        self.handed_out += made
-        self._news.set()
-
-    def _on_failed(self, made: Request, fault: BaseException) -> None:
-        assert made.answer is not None
-        assert made not in self.handed_out, "told of after it was answered"
-        self.failed.append((made, str(fault)))
-
-    async def until(self, count: int) -> list[str]:
-        """The answers in order, once there are so many."""
-        async with asyncio.timeout(20):
-            while sum(map(len, self.answered)) < count:
-                self._news.clear()
-                waiting = asyncio.create_task(self._news.wait())
-                await asyncio.wait({waiting, self.task}, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-                if self.task.done():
-                    await self.task
-        return [brief(wire(each.answer)) for batch in self.answered for each in batch]
-
-
-@asynccontextmanager
-async def running(engine: Engine, patience: float = 5.0) -> AsyncIterator[Running]:
-    lane = Running(engine, patience)
-    try:
-        yield lane
-    finally:
-        lane.task.cancel()
-        await asyncio.gather(lane.task, return_exceptions=True)
 
 
 async def test_requests_are_answered_in_order_and_once() -> None:

@@ -8,17 +8,22 @@ import pytest
 from pydantic import BaseModel
 
 from holdfast.events import (
+    CheckOperation,
     DeleteCommand,
+    DeleteOperation,
     DescribeCommand,
     ErrorInfo,
     HistoryCommand,
     HistoryEntry,
+    OperationReply,
     QueryCommand,
     QueryEntry,
     ReadCommand,
     Reply,
     SaveCommand,
+    SaveOperation,
     Status,
+    TransactCommand,
     limits,
     topology,
     values,
@@ -30,11 +35,13 @@ WORDS = set(re.findall(r"[`\"]([\w.-]+)[`\"]", PAGE))
 COMMANDS: list[type[BaseModel]] = [
     SaveCommand,
     DeleteCommand,
+    TransactCommand,
     ReadCommand,
     HistoryCommand,
     QueryCommand,
     DescribeCommand,
 ]
+OPERATIONS: list[type[BaseModel]] = [SaveOperation, DeleteOperation, CheckOperation]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -51,7 +58,21 @@ def test_every_field_of_a_command_is_in_the_table(command: type[BaseModel]) -> N
             assert field in command.model_fields, f"{name} has no {field}"
 
 
-@pytest.mark.parametrize("model", [Reply, ErrorInfo, HistoryEntry, QueryEntry])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_field_of_an_operation_is_in_its_table(operation: type[BaseModel]) -> None:
+    """Given the model of an operation, when the table of transactions is read, then it lists the field for it."""
+    table = PAGE.split("## Transactions")[1].split("## ")[0]
+    rows = {cells[1].strip(" `"): cells[3] for line in table.splitlines() if len(cells := line.split("|")) > 4}
+    (name,) = get_args(operation.model_fields["op"].annotation)
+    for field in operation.model_fields:
+        assert f"`{name}`" in rows[field] or "all" in rows[field], f"{field} of {name}"
+    for field, where in rows.items():
+        if f"`{name}`" in where:
+            assert field in operation.model_fields, f"{name} has no {field}"
+    assert f"1 to {limits.MAX_OPERATIONS} objects" in PAGE
+
+
+@pytest.mark.parametrize("model", [Reply, ErrorInfo, HistoryEntry, OperationReply, QueryEntry])
 def test_every_field_of_a_reply_is_named(model: type[BaseModel]) -> None:
     """Given a reply's model, when the page is read, then it names each field."""
     assert set(model.model_fields) <= WORDS
@@ -76,7 +97,7 @@ def test_every_error_code_is_named() -> None:
         codes |= set(re.findall(r'\berror\(\s*[\w.]+,\s*"(\w+)"', source))
         codes |= set(re.findall(r'\bcode, message = "(\w+)"', source))
     # bad_<field> is made of the field's name.
-    fields = {field for command in COMMANDS for field in command.model_fields} - {"v", "op"}
+    fields = {field for command in [*COMMANDS, *OPERATIONS] for field in command.model_fields} - {"v", "op"}
     codes |= {f"bad_{field}" for field in fields}
     assert {"malformed", "exists", "etag_mismatch", "absent", "deadline", "id_reused", "queue_full"} <= codes
     # The default of InvalidError's argument, which nothing on the wire uses.

@@ -75,7 +75,12 @@ def test_a_duplicate_without_a_majority(error: dict[str, Any]) -> None:
         {"n": 3, "writeErrors": [same_id(3)], "ok": 1.0},
         {"n": 0, "writeErrors": [same_id(0), same_id(1)], "ok": 1.0},
         {"n": 0, "writeErrors": [{"index": 0, "code": 11602, "errmsg": "interrupted"}], "ok": 1.0},
-        {"n": 0, "writeErrors": [{"index": 0, "code": 50, "errmsg": "exceeded time limit"}], "ok": 1.0},
+        {
+            "n": 0,
+            "writeErrors": [{"index": 0, "code": 50, "errmsg": "exceeded time limit"}],
+            "writeConcernError": {"code": 50},
+            "ok": 1.0,
+        },
         {"n": 0, "writeErrors": [{"index": 0, "errmsg": "what"}], "ok": 1.0},
         {"n": 0, "writeErrors": [{"index": 0, "code": 11000, "errmsg": "which index?"}], "ok": 1.0},
     ],

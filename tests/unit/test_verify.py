@@ -11,7 +11,7 @@ from support.logs import KEYS, events_of, write_log
 
 from holdfast.events import Event, Record, Refusal, digest_of, make_etag
 from holdfast.rules import Fault, Identity, Rule, Succession, digest_fits
-from holdfast.stores import Fence, Head, Malformed, MemoryStore
+from holdfast.stores import Fence, Head, Malformed, MemoryStore, Place
 from holdfast.verify import Report, verify
 
 
@@ -180,8 +180,11 @@ def test_a_digest_fits_only_what_could_lead_there(etag: str | None, concurrency:
 
 def test_ids() -> None:
     identity = Identity()
-    assert list(identity.step([("a", True), ("b", False)])) == []
-    (first, second) = identity.step([("b", True), ("c", True), ("c", True), ("d", False)])
+    assert list(identity.step([Place("a", 0, True), Place("b", 0, False)])) == []
+    # The events of a transaction have one id and several positions.
+    (first, second) = identity.step(
+        [Place("b", 0, True), Place("c", 0, False), Place("c", 1, True), Place("c", 1, True), Place("d", 0, False)]
+    )
     assert (first.rule, first.id) == (Rule.ID, "b")
     assert "an event and a refusal" in first.message
     assert (second.rule, second.id) == (Rule.ID, "c")

@@ -8,3 +8,4 @@ from .test_life import *  # noqa: F403
 from .test_names import *  # noqa: F403
 from .test_reads import *  # noqa: F403
 from .test_round_trip import *  # noqa: F403
+from .test_transact import *  # noqa: F403

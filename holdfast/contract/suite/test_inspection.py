@@ -50,12 +50,12 @@ async def test_everything_comes_once(inspectable: InspectableStore) -> None:
     await _fill(inspectable, records)
     assert await inspectable.inspection().count() == len(records)
     assert await _events(inspectable) == [(key, version) for key in sorted(keys) for version in range(1100, 0, -1)]
-    seen: list[tuple[str, bool]] = []
+    seen: list[tuple[str, int, bool]] = []
     others: list[object] = []
     async for page in inspectable.inspection().records():
-        seen += page.ids
+        seen += ((place.id, place.position, place.is_event) for place in page.ids)
         others += page.others
-    assert seen == sorted((record.id, isinstance(record, Event)) for record in records)
+    assert seen == sorted((record.id, 0, isinstance(record, Event)) for record in records)
     wanted = sorted((record for record in records if isinstance(record, Refusal)), key=lambda record: record.id)
     assert others == wanted
 
