@@ -12,8 +12,9 @@ import pytest_asyncio
 
 from holdfast.contract import MakeStore
 from holdfast.contract.records import deleted, saved
+from holdfast.events import Receipt
 from holdfast.events.queries import And, Compare, Exists, Filter, Not, OneOf, Or, Path, Scalar, Sort
-from holdfast.stores import EventStore, IndexedStore, IndexQuery, IndexState, KeyScope, narrow
+from holdfast.stores import EventStore, IndexedStore, IndexQuery, IndexState, KeyScope, TransactionalStore, narrow
 from holdfast.stores.matching import matches, position, sort_key
 from holdfast.stores.scopes import EVERYTHING
 
@@ -227,6 +228,23 @@ async def test_changes_are_followed(indexed: IndexedStore) -> None:
     await indexed.append([saved("b", 3, value=5), saved("b", 4, value={"n": 5.0}), deleted("c", 3)])
     await caught_up(indexed)
     assert await found(indexed, at_five) == ["b"]
+
+
+async def test_transactions_are_followed(indexed: IndexedStore, capability: Callable[[EventStore, str], None]) -> None:
+    """Their events are found like all others; what they only guard stays as it is."""
+    capability(indexed, "transactions")
+    assert isinstance(indexed, TransactionalStore)
+    at_five = Compare("eq", ("n",), 5)
+    await indexed.append([saved("a", 1, value={"n": 5}), saved("b", 1, value={"n": 5})])
+    await caught_up(indexed)
+    first = saved("a", 2, value={"n": 6}, command="t").model_copy(update={"position": 1})
+    second = saved("c", 1, value={"n": 5}, command="t").model_copy(update={"position": 2})
+    receipt = Receipt(id="t", key="a", time=first.time, digest=b"12345678", answer={"status": "ok"}, events=2)
+    result = await indexed.transact([receipt, first, second], [("b", 2), ("never", 1)])
+    assert result.fence is not None
+    await caught_up(indexed)
+    assert await found(indexed, at_five) == ["b", "c"]
+    assert await found(indexed) == ["a", "b", "c"]
 
 
 async def test_what_was_there_before_anything_was_declared(
