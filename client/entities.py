@@ -1,12 +1,13 @@
 """Entities: several named states of one thing, in any stores, loaded before they are used. After Orleans' grains."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
 from ..events import ActivationError
+from .joint import Joint
 from .serializers import Serializer
 from .state import PersistentState
 
@@ -65,7 +66,7 @@ class Entity:
 
         async with client.activate(User, "user-42") as user:
             user.cart.value.items.append("apple")
-            await user.cart.write()
+            await user.save()
 
     A state is kept under the key ``<id>/<name>``, unless ``key_of`` says otherwise. Two activations of one entity, here
     or elsewhere, know nothing of each other: what one writes is a conflict to the other, as with any two handles.
@@ -84,6 +85,7 @@ class Entity:
         """Make one that is not loaded: ``client.activate`` does both."""
         self.client = client
         self.id = id
+        self._timeout = timeout
         self._states: dict[str, PersistentState[Any]] = {}
         types = _types_of(type(self))
         for attribute, declared in self._declared.items():
@@ -117,6 +119,45 @@ class Entity:
                 raise ActivationError(told, state=attribute) from fault
             if fault is not None:
                 raise fault
+
+    async def save(self) -> None:
+        """Write all states that have changed, each on condition that it is as its handle last knew it.
+
+        Those of one store are one transaction: all of them are stored, or none. Stores stand for themselves: if one
+        fails, what is in the others is stored all the same. What was not stored is still changed, for the next time.
+
+        :raises ConflictError: if a state has moved on; ``key`` says which.
+        :raises HoldfastError: as ``write``. If several stores fail, the first one's error has notes of the others.
+        """
+        changed: dict[str, list[PersistentState[Any]]] = {}
+        for state in self._states.values():
+            if state.changed:
+                changed.setdefault(state.store, []).append(state)
+        # All of it is in the queues of the handles before anything else gets there.
+        writes = [start_writing(self.client, states, self._timeout) for states in changed.values()]
+        await asyncio.gather(*(ends for _, ends in writes))
+        faults = [fault for joint, ends in writes if (fault := _fault_of(joint, ends.result())) is not None]
+        for other in faults[1:]:
+            faults[0].add_note(f"and {type(other).__name__}: {other}")
+        if faults:
+            raise faults[0]
+
+
+#: What came of the writes of several states: an error each, or None.
+_Ends = asyncio.Future[list[BaseException | None]]
+
+
+def start_writing(
+    client: "Client", states: Sequence[PersistentState[Any]], timeout: float | None
+) -> tuple[Joint | None, _Ends]:
+    """Begin to write states of one store, all of them or none."""
+    joint = None if len(states) == 1 else Joint(client, states, store=states[0].store, timeout=timeout)
+    return joint, asyncio.gather(*(state.start_writing(joint) for state in states), return_exceptions=True)
+
+
+def _fault_of(joint: Joint | None, ends: Sequence[BaseException | None]) -> BaseException | None:
+    fault = next((end for end in ends if end is not None), None)
+    return joint.cause if fault is not None and joint is not None and joint.cause is not None else fault
 
 
 @asynccontextmanager

@@ -24,9 +24,12 @@ from ..events import (
     Unavailable,
 )
 from .calls import UnansweredError
+from .entry import Entry, Save
+from .joint import Joint
 from .revisions import Revision
 from .schema import schema_of
 from .serializers import Serializer, serializer_for
+from .transactions import StepResult
 from .turns import Known, Turn
 
 if TYPE_CHECKING:
@@ -42,13 +45,14 @@ Change = Callable[[T], T | Awaitable[T | None] | None]
 
 @dataclass(slots=True, eq=False)
 class _Operation(Generic[T]):
-    kind: Literal["read", "write", "clear", "update"]
+    kind: Literal["read", "write", "clear", "update", "join"]
     done: asyncio.Future[None]
     #: When it was called, counted in calls and starts of operations.
     called: int
-    #: Of a write: the value as JSON data, as it was at the call.
+    #: Of a write, alone or jointly: the value as JSON data, as it was at the call.
     snapshot: Any = None
     change: Change[T] | None = None
+    joint: Joint | None = None
     attempts: int = MAX_ATTEMPTS
     #: The handle's value when it was called, and when it had succeeded.
     seen: T | None = None
@@ -63,6 +67,8 @@ class _Pending(Generic[T]):
     kind: Literal["save", "delete"]
     etag: str | None
     snapshot: Any = None
+    #: Of a joint write, which has an id of its own.
+    joint: Joint | None = None
     #: Of an update: the snapshot is not the handle's value yet; it becomes that when it is known to be stored.
     adopt: bool = False
     #: Of a delete: the value that goes away with it. One that was set later stays.
@@ -192,7 +198,16 @@ class PersistentState(Generic[T]):
         :raises ConflictError: if it is not; ``read`` brings the handle up to date.
         :raises TypeError: if the value does not fit the handle's type.
         """
-        await self._end_of(self._enqueue("write", snapshot=self._dump(self.value)))
+        await self.start_writing()
+
+    def start_writing(self, joint: Joint | None = None) -> asyncio.Future[None]:
+        """Begin to write, alone or jointly with other handles; what comes back is done when that is.
+
+        :raises TypeError: if the value does not fit the handle's type.
+        """
+        kind: Literal["write", "join"] = "write" if joint is None else "join"
+        operation = self._enqueue(kind, snapshot=self._dump(self.value), joint=joint)
+        return asyncio.shield(operation.done)
 
     async def clear(self) -> None:
         """Delete the key, on condition that it is as this handle last knew it.
@@ -240,11 +255,12 @@ class PersistentState(Generic[T]):
 
     def _enqueue(
         self,
-        kind: Literal["read", "write", "clear", "update"],
+        kind: Literal["read", "write", "clear", "update", "join"],
         *,
         snapshot: Any = None,
         change: Change[T] | None = None,
         attempts: int = MAX_ATTEMPTS,
+        joint: Joint | None = None,
     ) -> _Operation[T]:
         if self._runner is not None and asyncio.current_task() is self._runner:
             raise RuntimeError(
@@ -257,7 +273,7 @@ class PersistentState(Generic[T]):
             operation.seen = self._value
         else:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            operation = _Operation(kind, done, called, snapshot, change, attempts, seen=self._value)
+            operation = _Operation(kind, done, called, snapshot, change, joint, attempts, seen=self._value)
             self._queue.append(operation)
             if self._runner is None:
                 self._runner = asyncio.create_task(self._run())
@@ -276,6 +292,8 @@ class PersistentState(Generic[T]):
                     self._looked = started
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the operation
                 self._looked = -1
+                if operation.joint is not None:
+                    operation.joint.abort(error)
                 operation.done.set_exception(error)
                 operation.done.exception()  # the caller may have gone
             except BaseException:
@@ -302,6 +320,8 @@ class PersistentState(Generic[T]):
                 await self._read()
             case "write":
                 await self._send(_Pending(_new_id(), "save", self._etag, operation.snapshot))
+            case "join" if operation.joint is not None:
+                await self._send(_Pending(_new_id(), "save", self._etag, operation.snapshot, operation.joint))
             case "clear":
                 if self._loaded and self._etag is None:
                     # Nothing is there as far as this handle knows, and what it does not know it must not delete.
@@ -402,8 +422,14 @@ class PersistentState(Generic[T]):
         """
         client, key = self._client, self._key
         self._pending = pending
+        entry: Entry | StepResult | None
         try:
-            if pending.kind == "save":
+            if pending.joint is not None and again:
+                entry = await pending.joint.write_again(self)
+            elif pending.joint is not None:
+                save = Save(key, pending.snapshot, pending.etag, first_write=pending.etag is None)
+                entry = await pending.joint.write(self, save)
+            elif pending.kind == "save":
                 entry = await client.save(
                     key,
                     pending.snapshot,
@@ -439,7 +465,7 @@ class PersistentState(Generic[T]):
             self._know(None, 0, None)
             self._drop(pending.seen)
         else:
-            self._know(entry.etag, entry.version, pending.snapshot)
+            self._know(entry.etag or "", entry.version or 0, pending.snapshot)
             if pending.adopt:
                 self._set(self._serializer.load(pending.snapshot))
 

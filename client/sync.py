@@ -8,7 +8,8 @@ goes in the same messages.
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -20,6 +21,7 @@ from .keyspace import Strategy
 from .revisions import Revision
 from .serializers import Serializer
 from .state import MAX_ATTEMPTS, PersistentState
+from .transactions import Transaction
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -170,6 +172,25 @@ class SyncClient:
 
         return self.loop_thread.run(call())
 
+    @contextmanager
+    def transaction(
+        self,
+        *,
+        store: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        return_current: bool = False,
+        timeout: float | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+    ) -> Iterator[Transaction]:
+        """A transaction to be put together step by step, as :meth:`Client.transaction`. It is sent at the end of the
+        block, unless that is left by an exception.
+        """
+        steps = self.client.transaction(
+            store=store, metadata=metadata, return_current=return_current, timeout=timeout, id=id
+        )
+        yield steps
+        self.loop_thread.run(steps.__aexit__(None, None, None))
+
     def state(
         self,
         key: str,
@@ -189,6 +210,7 @@ class SyncClient:
     delete = _blocking(Client.delete)
     read_many = _blocking(Client.read_many)
     save_many = _blocking(Client.save_many)
+    transact = _blocking(Client.transact)
     delete_many = _blocking(Client.delete_many)
     history = _blocking(Client.history)
     iter_history = _iterating(Client.iter_history)

@@ -58,6 +58,20 @@ def test_a_handle_blocks_too(client: SyncClient) -> None:
     assert [revision.value for revision in cart.history()] == [["apple"], ["apple", "pear"], [], None]
 
 
+def test_a_transaction_is_sent_at_the_end_of_its_block(client: SyncClient) -> None:
+    """Given steps, when the block ends, then all of them are done; when it is left by an exception, none is."""
+    with client.transaction() as both:
+        both.save("a", 1)
+        both.save("b", 2)
+    assert [result.version for result in both.results] == [1, 1]
+    with pytest.raises(KeyError), client.transaction() as neither:  # noqa: PT012 - the block is what it is about
+        neither.save("a", 3)
+        raise KeyError
+    with pytest.raises(holdfast.ConflictError):
+        client.transact([holdfast.Save("a", 4), holdfast.Delete("b", etag="1-0000")])
+    assert [entry and entry.value for entry in client.read_many(["a", "b"]).values()] == [1, 2]
+
+
 def test_many_threads_share_one_client(client: SyncClient) -> None:
     """Given eight threads, when all update one counter by one client, then no update is lost."""
     handles = [client.state("counter", int, default=int) for _ in range(8)]
@@ -164,7 +178,8 @@ def test_every_call_is_there_with_the_same_parameters() -> None:
     for asynchronous, blocking, elsewhere in (
         # By `run`; there is nothing to iterate over before it is open.
         (Client, SyncClient, {"open", "close", "activate"}),
-        (PersistentState, SyncState, {"update"}),
+        # What an update is given may be a coroutine function there; the other is for handles among themselves.
+        (PersistentState, SyncState, {"update", "start_writing"}),
     ):
         for name, call in vars(asynchronous).items():
             if name.startswith("_") or name in elsewhere or not callable(call):
