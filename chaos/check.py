@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from holdfast.events import Event, Record, Refusal
+from holdfast.events import Event, Receipt, Record, Refusal
 from holdfast.events.topology import DEFAULT_STORE
 from holdfast.stores import MongoStore
 from holdfast.verify import verify
@@ -29,6 +29,9 @@ _PARTS_PER_PROCESSOR = 4
 _MAX_FINDINGS = 20
 
 LOG_FILE = "log.jsonl"
+
+#: What is no event, by its type.
+_KINDS: dict[str, type[Refusal | Receipt]] = {"refused": Refusal, "transacted": Receipt}
 
 
 @dataclass
@@ -136,7 +139,7 @@ def read_log(path: Path, *, part: int = 0, parts: int = 1) -> Iterator[Record]:
             data = orjson.loads(line)
             if parts == 1 or part_of(DEFAULT_STORE, data["key"], parts) == part:
                 data["digest"] = bytes.fromhex(data["digest"])
-                yield Refusal(**data) if data["type"] == "refused" else Event(**data)
+                yield _KINDS.get(data["type"], Event)(**data)
 
 
 def histories_in(directory: Path) -> list[Path]:

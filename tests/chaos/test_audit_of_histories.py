@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import orjson
 import pytest
 from support.commands import Operation as Asked
 from support.commands import delete as delete_command
@@ -14,9 +16,10 @@ from support.engines import Clock, engine_on
 from support.histories import REFUSED, UNKNOWN, conflict, delete, read, refused, save, unknown
 
 from chaos.audit import Audit, audit
+from chaos.check import read_log
 from chaos.history import HistoryError, Operation, Outcome
 from chaos.linearizability import Result, check
-from holdfast.events import DeleteCommand, Event, Record, Refusal, SaveCommand, make_etag
+from holdfast.events import DeleteCommand, Event, Receipt, Record, Refusal, SaveCommand, make_etag
 from holdfast.stores import MemoryStore
 
 
@@ -366,3 +369,14 @@ def test_what_the_log_settles_hides_no_contradiction(error: str, happened: bool)
 def test_one_id_on_two_keys_is_no_history() -> None:
     with pytest.raises(HistoryError, match="two keys"):
         Audit([A1, replace(A1, key="other")])
+
+
+def test_a_transaction_is_of_nobody_here(tmp_path: Path) -> None:
+    """Callers of this history send none, so that one in the log is a finding; the log of a run is read as it was."""
+    receipt = Receipt(id="t", key="k", time=0, digest=b"\1", answer={"status": "ok"}, events=1)
+    part = event("k", 1, "t").model_copy(update={"position": 1, "digest": b"\2"})
+    assert [finding.id for finding in audit([], [receipt, part])] == ["t", "t"]
+    lines = [record.model_dump() | {"digest": record.digest.hex()} for record in (receipt, part, refusal("r"))]
+    path = tmp_path / "log"
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    assert list(read_log(path)) == [receipt, part, refusal("r")]
