@@ -7,6 +7,7 @@ from .entry import Delete, Entry, Save, Service, Step
 from .keyspace import by_name, by_user
 from .queries import Condition, Field, Order, QueryPage, field
 from .revisions import Revision
+from .rewrite import migrate, rotate_keys
 from .schema import Schema
 from .serializers import Serializer
 from .state import PersistentState
@@ -40,5 +41,7 @@ __all__ = [
     "connect",
     "connect_sync",
     "field",
+    "migrate",
     "persistent",
+    "rotate_keys",
 ]

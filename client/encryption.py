@@ -153,7 +153,9 @@ class Encryption:
 
         :raises InvalidError: if the worker would have to look into values for it.
         """
-        if command["op"] in ("patch", "query"):
+        # A list of what there is asks for nothing that is in values.
+        asks = command["op"] == "query" and (command.get("filter") is not None or command.get("sort"))
+        if command["op"] == "patch" or asks:
             raise InvalidError(
                 f"the service cannot {command['op']} what it cannot read: values of this client are encrypted",
                 code="encrypted",
@@ -171,6 +173,11 @@ class Encryption:
             opened["value"] = self.open(store, key, reply.value, etag=reply.etag)
         if reply.events:
             opened["events"] = [self._open_event(store, key, event) for event in reply.events]
+        if reply.entries and command.get("projection") is None:
+            opened["entries"] = [
+                entry.model_copy(update={"value": self.open(store, entry.key, entry.value, etag=entry.etag)})
+                for entry in reply.entries
+            ]
         error = reply.error
         if error is not None and "current" in error.model_fields_set:
             # Of a transaction it is the value of one of its keys.

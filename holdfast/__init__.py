@@ -37,7 +37,9 @@ from .client import (
     connect,
     connect_sync,
     field,
+    migrate,
     persistent,
+    rotate_keys,
 )
 from .events import (
     AbsentError,
@@ -111,5 +113,7 @@ __all__ = [
     "connect",
     "connect_sync",
     "field",
+    "migrate",
     "persistent",
+    "rotate_keys",
 ]

@@ -8,7 +8,7 @@ import typer
 from ..dead import NoSuchLetterError
 from ..events import ConflictError, HoldfastError
 from ..local import LocalStackError
-from . import servers, state
+from . import rewrite, servers, state
 from .dead import dead
 from .query import query, rebuild
 from .terminal import fail
@@ -38,6 +38,8 @@ app.command()(state.history)
 app.command()(query)
 app.command()(rebuild)
 app.command()(transact)
+app.command()(rewrite.migrate)
+app.command("rotate-keys")(rewrite.rotate)
 app.command()(verify)
 app.add_typer(dead)
 

@@ -22,7 +22,21 @@ from support.shell import SECRET, Done, environment, failed, holdfast, passwords
 from holdfast.events import partition_of
 from holdfast.local import LocalStack, MongoReplicaSet
 
-COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "query", "rebuild", "transact", "dead"]
+COMMANDS = [
+    "worker",
+    "health",
+    "dev",
+    "save",
+    "read",
+    "delete",
+    "history",
+    "query",
+    "rebuild",
+    "transact",
+    "migrate",
+    "rotate-keys",
+    "dead",
+]
 
 
 @pytest.fixture
