@@ -102,7 +102,7 @@ class Generator:
             family: Family = rng.choice((sizes.large, self._large_array))
         else:
             (family,) = rng.choices(self._families, self._weights)
-        body = family(rng, number)
+        body = family(rng, number)[: sizes.LARGEST_BYTES]
         route = self._route(rng)
         (reply,) = rng.choices(list(Reply), (68, 4, 6, 4, 2, 16))
         properties: dict[str, bytes] = {}
