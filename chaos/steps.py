@@ -30,6 +30,10 @@ class Step(StrEnum):
     COMMITTING = "before commit"
     #: A message of replies was written.
     REPLIED = "after reply"
+    #: The replies of a batch are out, and what is told to others is not.
+    PUBLISHING = "before publish"
+    #: The broker has confirmed a message of the change feed, or one that a write carried.
+    PUBLISHED = "after publish"
     #: All replies and dead letters of a batch are out, nothing was acknowledged.
     ACKNOWLEDGING = "before acknowledge"
     #: An acknowledgement was handed to the driver; whether it gets to the broker is open.
@@ -50,6 +54,8 @@ OF_A_WRITE = (
     Step.ACKNOWLEDGING,
     Step.ACKNOWLEDGED,
 )
+#: Steps that a write passes, too, if it makes an event.
+OF_AN_EVENT = (Step.PUBLISHING, Step.PUBLISHED)
 
 
 def give_order(path: Path, step: Step, passage: int = 1, number: signal.Signals = signal.SIGKILL) -> None:

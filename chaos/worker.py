@@ -60,6 +60,7 @@ def set_trap(trap: Trap) -> None:
     around(MongoStore, "transact", before=Step.DECIDED, after=Step.APPENDED)
     around(Driver, "commit", before=Step.COMMITTING)
     around(AmqpBroker, "reply", after=Step.REPLIED)
+    around(AmqpBroker, "tell", before=Step.PUBLISHING, after=Step.PUBLISHED)
     around(AmqpBroker, "forward", after=Step.FORWARDED)
     around(AmqpBroker, "bury", after=Step.BURIED)
     around(AmqpBroker, "acknowledge", before=Step.ACKNOWLEDGING, after=Step.ACKNOWLEDGED)

@@ -13,8 +13,11 @@ from .serializers import Serializer
 from .state import PersistentState
 from .sync import SyncClient, SyncState, connect_sync
 from .transactions import Check, StepResult, Transaction
+from .watch import CaughtUp, Change, Watch
 
 __all__ = [
+    "CaughtUp",
+    "Change",
     "Check",
     "Client",
     "Condition",
@@ -36,6 +39,7 @@ __all__ = [
     "SyncClient",
     "SyncState",
     "Transaction",
+    "Watch",
     "by_name",
     "by_user",
     "connect",

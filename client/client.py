@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -17,6 +18,7 @@ from ..events import (
     Consistency,
     HistoryEntry,
     HoldfastError,
+    OutboxMessage,
     Reply,
     TooLargeError,
     Unavailable,
@@ -25,7 +27,9 @@ from ..events import (
     check_value,
     encode,
 )
+from ..events.feed import FeedMode
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_PAGE
+from ..events.outbox import check_messages
 from ..events.topology import DEFAULT_STORE
 from ..events.urls import user_of
 from ..plaintext import PlaintextWarning, exposed_hosts, told
@@ -43,6 +47,7 @@ from .serializers import Serializer
 from .state import PersistentState
 from .transactions import StepResult, Transaction, to_operations, to_results
 from .turns import Turns
+from .watch import Selection, Watch
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
@@ -143,6 +148,7 @@ class Client:
             on_replies=self._on_replies,
             connect_timeout=min(timeout, CONNECT_TIMEOUT),
         )
+        self._watches: set[Watch] = set()
         self._dispatcher: Dispatcher | None = None
         self._service: Service | None = None
         self._clock_offset = 0.0
@@ -204,6 +210,8 @@ class Client:
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is None:
             return
+        for watch in list(self._watches):
+            await watch.close()
         if self._describing is not None:
             self._describing.cancel()
             await asyncio.gather(self._describing, return_exceptions=True)
@@ -219,6 +227,7 @@ class Client:
         first_write: bool = False,
         store: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        messages: Sequence[OutboxMessage] = (),
         return_current: bool = False,
         timeout: float | None = None,
         id: str | None = None,  # noqa: A002 - the protocol's word
@@ -229,6 +238,7 @@ class Client:
         :param etag: demand that the key's current state has this etag. It always wins over ``first_write``.
         :param first_write: demand that the key is absent.
         :param metadata: kept with the event.
+        :param messages: published if the save is committed, and only then: at least once, in order.
         :param return_current: a conflict brings the value that it met.
         :param timeout: seconds.
         :param id: the command id; a new one unless this repeats an earlier call.
@@ -241,6 +251,8 @@ class Client:
             command["etag"] = etag
         if first_write:
             command["concurrency"] = concurrency
+        if messages:
+            command["messages"] = [message.model_dump() for message in check_messages(messages)]
         store = self._complete(command, store, metadata, return_current)
         reply = await self._call(command, store, key, timeout, id, mutates=True)
         return _entry(store, key, value, reply)
@@ -272,17 +284,21 @@ class Client:
         etag: str | None = None,
         store: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        messages: Sequence[OutboxMessage] = (),
         return_current: bool = False,
         timeout: float | None = None,
         id: str | None = None,  # noqa: A002 - the protocol's word
     ) -> bool:
         """Make the key absent. Its history stays. Says whether it was there.
 
+        :param messages: as of ``save``. Where there was nothing to delete, nothing is published either.
         :raises ConflictError: if ``etag`` is given and is not the current one, also if the key is absent.
         """
         command: Wire = {"op": "delete", "key": key}
         if etag is not None:
             command["etag"] = etag
+        if messages:
+            command["messages"] = [message.model_dump() for message in check_messages(messages)]
         store = self._complete(command, store, metadata, return_current)
         reply = await self._call(command, store, key, timeout, id, mutates=True)
         return bool(reply.changed)
@@ -433,7 +449,7 @@ class Client:
             # Large values come on several pages.
             if reply.next is None or len(events) >= limit:
                 return events
-            after_version = reply.next
+            after_version = int(reply.next)
 
     async def iter_history(
         self, key: str, *, after_version: int = 0, store: str | None = None, timeout: float | None = None
@@ -452,7 +468,66 @@ class Client:
             page = await self._call(command, name, key, timeout, None, mutates=False)
             for event in page.events or ():
                 yield event
-            following = page.next
+            following = None if page.next is None else int(page.next)
+
+    def watch(
+        self,
+        prefix: str = "",
+        *,
+        pattern: str | None = None,
+        since: datetime | None = None,
+        store: str | None = None,
+    ) -> Watch:
+        """Follow the changes of all keys that begin with ``prefix``, or match ``pattern``.
+
+        ::
+
+            async with client.watch("user/") as changes:
+                async for change in changes:
+                    ...
+
+        First comes what is there, then a :class:`CaughtUp`, then every change: those of one key in the order of its
+        versions, each once, across lost connections, workers that die, and restarts of the broker.
+
+        :param pattern: in place of a prefix: ``*`` is for any part of one level of the key, ``**`` for any part of it.
+        :param since: tell every change of that time or later first, deletes too, instead of what is there.
+        :raises InvalidError: if prefix or pattern cannot be used.
+
+        It needs the rights to ``watch`` and to ``read`` all that begins with the prefix, or with what precedes the
+        pattern's first ``*``; and on the broker the right to read the exchange ``holdfast.events``.
+        """
+        watch = Watch(
+            self,
+            self._link.subscriber().subscribe,
+            Selection(prefix, pattern),
+            store=store or self._store,
+            since=since,
+            on_close=self._watches.discard,
+        )
+        self._watches.add(watch)
+        return watch
+
+    async def ask(self, command: Wire, store: str, key: str) -> Reply:
+        """Send a command that changes nothing. Of no use but to a watch."""
+        return await self._call(command, store, key, None, None, mutates=False)
+
+    @property
+    def space(self) -> str:
+        """What all its keys begin with in the store. Of no use but to a watch."""
+        return "" if self._space is None else self._space.prefix
+
+    def opened(self, entry: HistoryEntry, store: str) -> HistoryEntry:
+        """An event with its value as it was before it was sealed. Of no use but to a watch."""
+        return entry if self._encryption is None else self._encryption.open_event(store, entry.key or "", entry)
+
+    async def feed_mode(self, store: str) -> FeedMode:
+        """Which messages a store's events are in."""
+        service = await self.describe()
+        match service.feed.get(store):
+            case "levels" | "store" as mode:
+                return mode
+            case _:
+                return "off"
 
     async def query(
         self,
@@ -535,6 +610,7 @@ class Client:
             protocol=(protocol.get("min", 1), protocol.get("max", 1)),
             max_value_bytes=limits.get("value_bytes", 0),
             time=to_datetime(reply.time or 0),
+            feed=dict(reply.feed or {}),
         )
         self._service = service
         if self._dispatcher is not None:

@@ -172,7 +172,7 @@ class Encryption:
         if reply.exists and "value" in reply.model_fields_set:
             opened["value"] = self.open(store, key, reply.value, etag=reply.etag)
         if reply.events:
-            opened["events"] = [self._open_event(store, key, event) for event in reply.events]
+            opened["events"] = [self.open_event(store, event.key or key, event) for event in reply.events]
         if reply.entries and command.get("projection") is None:
             opened["entries"] = [
                 entry.model_copy(update={"value": self.open(store, entry.key, entry.value, etag=entry.etag)})
@@ -184,7 +184,8 @@ class Encryption:
             opened["error"] = self._open_error(store, error.key or key, error)
         return reply.model_copy(update=opened) if opened else reply
 
-    def _open_event(self, store: str, key: str, event: HistoryEntry) -> HistoryEntry:
+    def open_event(self, store: str, key: str, event: HistoryEntry) -> HistoryEntry:
+        """An event of a key, as the store calls it, with its value opened."""
         if event.type != "saved":
             return event
         return event.model_copy(update={"value": self.open(store, key, event.value, command_id=event.id)})

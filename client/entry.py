@@ -1,6 +1,7 @@
 """What the client gives back: a key's state with all that belongs to it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -64,6 +65,8 @@ class Service:
     max_value_bytes: int
     #: Service time when it answered.
     time: datetime
+    #: By store: which messages its events are in, ``levels`` or ``store``; or ``off``.
+    feed: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_datetime(milliseconds: int) -> datetime:

@@ -66,7 +66,7 @@ class KeySpace:
             command["key"] = check_key(prefix + command["key"])
         for operation in command.get("operations", ()):
             operation["key"] = check_key(prefix + operation["key"])
-        if command["op"] in ("keys", "query"):
+        if command["op"] in ("keys", "query", "watch"):
             command["prefix"] = prefix + (command.get("prefix") or "")
             if command.get("after") is not None:
                 command["after"] = prefix + command["after"]
@@ -80,6 +80,12 @@ class KeySpace:
             parts = getattr(reply, name, None)
             if parts:
                 update[name] = [part.model_copy(update={"key": self._without(part.key)}) for part in parts]
+        if reply.events and reply.events[0].key is not None:
+            update["events"] = [
+                event.model_copy(update={"key": self._without(event.key or "")}) for event in reply.events
+            ]
+        if reply.versions:
+            update["versions"] = {self._without(key): version for key, version in reply.versions.items()}
         conflict = getattr(reply.error, "key", None)
         if reply.error is not None and conflict is not None:
             update["error"] = reply.error.model_copy(update={"key": self._without(conflict)})

@@ -20,6 +20,7 @@ from ..events import InvalidError, Reply, Unavailable, decode_replies
 from ..events.topology import COMMANDS
 from ..events.urls import amqp_urls, mask_url, user_of
 from ..reasons import reason_of
+from .subscription import Subscriber
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,12 @@ class Carrier(Protocol):
     @property
     def generation(self) -> int:
         """Counts connections: what was published on an earlier one may be answered to nobody."""
+
+    def subscriber(self) -> Subscriber:
+        """Makes subscriptions to the change feed of the same service.
+
+        :raises InvalidError: if it has none.
+        """
 
     async def open(self) -> None:
         """Connect, then stay connected."""
@@ -110,7 +117,8 @@ class Link:
         # In any order, so that not all clients go to the first node; then one after another.
         shuffled = random.sample(urls, len(urls))
         self._addresses = len(urls)
-        self._urls = itertools.cycle(url.update_query({"heartbeat": str(HEARTBEAT), **url.query}) for url in shuffled)
+        self._nodes = [url.update_query({"heartbeat": str(HEARTBEAT), **url.query}) for url in shuffled]
+        self._urls = itertools.cycle(self._nodes)
         self._name = name
         self._on_up = on_up
         self._on_replies = on_replies
@@ -132,6 +140,10 @@ class Link:
         #: Counts connections, so that what belongs to an earlier one can be told.
         self.generation = 0
         self.up = False
+
+    def subscriber(self) -> Subscriber:
+        """Makes subscriptions to the change feed at the same broker."""
+        return Subscriber(self._nodes, name=self._name, timeout=self._connect_timeout)
 
     async def open(self) -> None:
         """Connect, to the first address that can be had, then stay connected in the background.

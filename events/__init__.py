@@ -5,6 +5,7 @@ Nothing in here does I/O, and nothing in here imports another part of Holdfast.
 
 from .codec import BadCommand, Decoded, decode_commands, decode_replies, encode
 from .commands import (
+    ChangesCommand,
     CheckOperation,
     Command,
     Concurrency,
@@ -21,6 +22,7 @@ from .commands import (
     SaveCommand,
     SaveOperation,
     TransactCommand,
+    WatchCommand,
     check_id,
     check_key,
 )
@@ -49,6 +51,7 @@ from .errors import (
     UnsupportedError,
 )
 from .etags import make_etag
+from .outbox import OutboxMessage
 from .records import Event, Receipt, Record, Refusal, digest_of, digest_of_transaction, operation_digests
 from .replies import ErrorInfo, HistoryEntry, OperationReply, QueryEntry, Reply, Status
 from .topology import Topology, partition_of, partition_queue
@@ -59,6 +62,7 @@ __all__ = [
     "AbsentError",
     "ActivationError",
     "BadCommand",
+    "ChangesCommand",
     "CheckOperation",
     "ClosedError",
     "Command",
@@ -84,6 +88,7 @@ __all__ = [
     "NotReadError",
     "Operation",
     "OperationReply",
+    "OutboxMessage",
     "OutcomeUnknown",
     "QueryCommand",
     "QueryEntry",
@@ -107,6 +112,7 @@ __all__ = [
     "Unavailable",
     "UnknownStoreError",
     "UnsupportedError",
+    "WatchCommand",
     "check_id",
     "check_key",
     "check_value",

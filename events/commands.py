@@ -26,6 +26,7 @@ from .limits import (
     MAX_STORE_LENGTH,
     PROTOCOL_VERSION,
 )
+from .outbox import Messages
 from .queries import MAX_TOKEN_LENGTH, parse_filter, parse_projection, parse_sort
 from .topology import DEFAULT_STORE
 from .values import check_value, shorten
@@ -104,6 +105,10 @@ def _check_projection(data: Any) -> Any:
     return data
 
 
+def _check_after(key: str) -> str:
+    return _check_text(key, "after", MAX_KEY_BYTES)
+
+
 Key = Annotated[str, AfterValidator(check_key)]
 CommandId = Annotated[str, AfterValidator(check_id)]
 StoreName = Annotated[str, StringConstraints(max_length=MAX_STORE_LENGTH, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -152,6 +157,8 @@ class SaveCommand(_KeyCommand):
     return_current: bool = False
     #: Who or why, kept with the event.
     metadata: Metadata | None = None
+    #: To be published if it is committed.
+    messages: Messages | None = None
 
 
 class DeleteCommand(_KeyCommand):
@@ -162,6 +169,7 @@ class DeleteCommand(_KeyCommand):
     max_version: Version | None = None
     return_current: bool = False
     metadata: Metadata | None = None
+    messages: Messages | None = None
 
 
 class ReadCommand(_KeyCommand):
@@ -306,6 +314,37 @@ class QueryCommand(_Command):
     explain: bool = False
 
 
+class WatchCommand(_Command):
+    """A page of what is there, for whoever follows the change feed: versions of keys in byte order, and newest events.
+
+    It shows everything that was in the feed before the command was sent.
+    """
+
+    op: Literal["watch"]
+    store: StoreName = DEFAULT_STORE
+    #: What the keys begin with.
+    prefix: Annotated[str, AfterValidator(_check_prefix)] = ""
+    #: Only keys behind this one.
+    after: Annotated[str, AfterValidator(_check_after)] | None = None
+    #: Keys on the page at most.
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 500
+    #: False gives the versions alone.
+    values: bool = True
+    #: Instead of all keys that are there, the events of those that changed then or later, deleted ones too.
+    since: Millis | None = None
+
+
+class ChangesCommand(_KeyCommand):
+    """A page of the key's events, oldest first, as the change feed tells them: for what it may have missed."""
+
+    op: Literal["changes"]
+    #: Only events of later versions.
+    after_version: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
+    #: Only events of this time or later.
+    since: Millis | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+
+
 class DescribeCommand(_Command):
     """The service's protocol range, partitions, epoch, stores, limits and time."""
 
@@ -313,6 +352,16 @@ class DescribeCommand(_Command):
 
 
 Mutation = SaveCommand | DeleteCommand
-KeyCommand = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand
-Command = SaveCommand | DeleteCommand | TransactCommand | ReadCommand | HistoryCommand | QueryCommand | DescribeCommand
+KeyCommand = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand | ChangesCommand
+Command = (
+    SaveCommand
+    | DeleteCommand
+    | TransactCommand
+    | ReadCommand
+    | HistoryCommand
+    | QueryCommand
+    | WatchCommand
+    | ChangesCommand
+    | DescribeCommand
+)
 AnyCommand = Annotated[Command, Field(discriminator="op")]

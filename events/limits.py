@@ -44,6 +44,11 @@ MAX_METADATA_BYTES: Final = 4096
 #: Operations of one transaction.
 MAX_OPERATIONS: Final = 500
 
+#: Messages that a write may carry, their bytes of compact JSON all together, and those of a routing key.
+MAX_MESSAGES: Final = 16
+MAX_MESSAGES_BYTES: Final = 256 * 1024
+MAX_ROUTING_KEY_BYTES: Final = 255
+
 #: Events on one page of a history.
 MAX_PAGE: Final = 1000
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .commands import DeleteCommand, SaveCommand, TransactCommand
 from .etags import make_etag
+from .outbox import OutboxMessage, messages_text
 
 
 class _Record(BaseModel):
@@ -36,6 +37,8 @@ class Event(_Record):
     #: Per key 1, 2, 3, … without gaps, on through deletes.
     version: int
     value: Any = None
+    #: To be published, at least once.
+    messages: tuple[OutboxMessage, ...] | None = None
 
     @cached_property
     def etag(self) -> str:
@@ -85,7 +88,15 @@ def digest_of(command: SaveCommand | DeleteCommand) -> tuple[bytes, int]:
     if isinstance(command, SaveCommand):
         value, concurrency = value_text(command.value), command.concurrency
     digest = make_digest(command.op, command.store, command.key, command.etag, concurrency, command.metadata, value)
+    if command.messages:
+        carried = messages_text(command.messages)
+        return with_messages(digest, carried), len(value)
     return digest, len(value)
+
+
+def with_messages(digest: bytes, carried: bytes) -> bytes:
+    """The digest of a command that carries messages, out of its digest without them."""
+    return blake2b(digest + carried, digest_size=8).digest()
 
 
 def digest_of_transaction(command: TransactCommand) -> bytes:

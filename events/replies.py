@@ -57,6 +57,8 @@ class HistoryEntry(BaseModel):
     value: Any = None
     author: str | None = None
     metadata: dict[str, str] | None = None
+    #: In answers to ``watch`` and ``changes``.
+    key: str | None = None
 
 
 class QueryEntry(BaseModel):
@@ -112,10 +114,13 @@ class Reply(BaseModel):
     #: Of a transaction: one for each operation, in order.
     results: list[OperationReply] | None = None
 
-    # Of history:
+    # Of history, watch and changes:
     events: list[HistoryEntry] | None = None
-    #: Give this as ``after_version`` for the next page; null on the last one.
-    next: int | None = None
+    #: Give this as ``after_version`` (``watch``: as ``after``) for the next page; null on the last one.
+    next: int | str | None = None
+
+    # Of watch:
+    versions: dict[str, int] | None = None
 
     # Of query:
     entries: list[QueryEntry] | None = None
@@ -131,6 +136,8 @@ class Reply(BaseModel):
     protocol: dict[str, int] | None = None
     stores: list[str] | None = None
     limits: dict[str, int] | None = None
+    #: By store: which messages its events are in.
+    feed: dict[str, str] | None = None
 
 
 def error(status: Status, code: str, message: str, **details: Any) -> dict[str, Any]:

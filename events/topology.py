@@ -11,6 +11,8 @@ from .limits import PROTOCOL_VERSION
 COMMANDS: Final = "holdfast.commands"
 #: Its alternate exchange: takes every other routing key.
 INGRESS: Final = "holdfast.ingress"
+#: Topic exchange of the change feed; routing keys are of a store and a first level of its keys.
+EVENTS: Final = "holdfast.events"
 #: Quorum queue of what could not be processed, with the reason in the headers.
 DEAD: Final = "holdfast.dead"
 #: Queues whose name starts like this are Holdfast's own and never a reply address.
@@ -18,6 +20,12 @@ RESERVED_PREFIX: Final = "holdfast."
 
 #: Marks a message that a worker has forwarded once; where it lands, it is processed.
 HOP_HEADER: Final = "x-holdfast-hop"
+#: Of messages in the change feed: ``events``, or ``notice`` where it may have missed some.
+FEED_HEADER: Final = "x-holdfast-feed"
+#: Of messages that a write carried: which write.
+STORE_HEADER: Final = "x-holdfast-store"
+KEY_HEADER: Final = "x-holdfast-key"
+VERSION_HEADER: Final = "x-holdfast-version"
 #: Why a message is in the dead letter queue: a code and a sentence.
 REASON_HEADER: Final = "x-holdfast-reason"
 DETAIL_HEADER: Final = "x-holdfast-detail"

@@ -11,6 +11,8 @@
 """
 
 from .client import (
+    CaughtUp,
+    Change,
     Check,
     Client,
     Condition,
@@ -32,6 +34,7 @@ from .client import (
     SyncClient,
     SyncState,
     Transaction,
+    Watch,
     by_name,
     by_user,
     connect,
@@ -54,6 +57,7 @@ from .events import (
     IdReusedError,
     InvalidError,
     NotReadError,
+    OutboxMessage,
     OutcomeUnknown,
     RemoteError,
     SchemaError,
@@ -68,6 +72,8 @@ from .plaintext import PlaintextWarning
 __all__ = [
     "AbsentError",
     "ActivationError",
+    "CaughtUp",
+    "Change",
     "Check",
     "Client",
     "ClosedError",
@@ -87,6 +93,7 @@ __all__ = [
     "InvalidError",
     "NotReadError",
     "Order",
+    "OutboxMessage",
     "OutcomeUnknown",
     "PersistentState",
     "PlaintextWarning",
@@ -108,6 +115,7 @@ __all__ = [
     "Unavailable",
     "UnknownStoreError",
     "UnsupportedError",
+    "Watch",
     "by_name",
     "by_user",
     "connect",

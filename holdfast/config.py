@@ -1,4 +1,4 @@
-"""The configuration file: stores, and who may do what in them.
+"""The configuration file: stores, who may do what in them, and what is told to others.
 
 ::
 
@@ -13,6 +13,12 @@
     store = "default"
     key = "user/*"
     operations = ["read", "save"]
+
+    [feed.stores.scratch]
+    mode = "off"
+
+    [outbox]
+    exchanges = ["orders"]
 """
 
 import tomllib
@@ -26,6 +32,7 @@ from .events.limits import MAX_STORE_LENGTH
 from .stores import StoreConfig
 from .worker import AccessConfig
 from .worker.access import OPEN
+from .worker.feed import FEEDS, NO_OUTBOX, FeedsConfig, OutboxConfig
 
 _store_name: TypeAdapter[str] = TypeAdapter(StoreName)
 
@@ -42,6 +49,8 @@ class Config(BaseModel):
     #: By name. Without any there is one store, ``default``, at HOLDFAST_MONGO_URL.
     stores: dict[str, StoreConfig] = {}
     access: AccessConfig = OPEN
+    feed: FeedsConfig = FEEDS
+    outbox: OutboxConfig = NO_OUTBOX
 
 
 def read_config(path: Path) -> Config:

@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import Any
 
 from .events import Event, Receipt, Record, Refusal, Status
-from .events.records import make_digest, value_text
+from .events.outbox import messages_text
+from .events.records import make_digest, value_text, with_messages
 from .stores import Head, Malformed, Place
 
 
@@ -135,13 +136,19 @@ def digest_fits(event: Event, predecessor: Event | None, store: str) -> bool:
     else:
         op, value, concurrency = "delete", b"", None
     key, metadata, digest = event.key, event.metadata, event.digest
-    if make_digest(op, store, key, None, concurrency, metadata, value) == digest:
+    carried = messages_text(event.messages) if event.messages else None
+
+    def fits(etag: str | None, concurrency: str | None) -> bool:
+        plain = make_digest(op, store, key, etag, concurrency, metadata, value)
+        return (plain if carried is None else with_messages(plain, carried)) == digest
+
+    if fits(None, concurrency):
         return True
     etag = predecessor.etag if predecessor is not None and there else None
-    if etag is not None and make_digest(op, store, key, etag, concurrency, metadata, value) == digest:
+    if etag is not None and fits(etag, concurrency):
         return True
     # With an etag it plays no part, and without one it demands that there is nothing.
-    return op == "save" and make_digest(op, store, key, etag, "first-write", metadata, value) == digest
+    return op == "save" and fits(etag, "first-write")
 
 
 class Identity:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .client import Encryption
 from .config import Config, SettingsError, first_fault, read_config
+from .events.feed import FeedMode
 from .events.limits import DEFAULT_MAX_VALUE_BYTES, LARGEST_MAX_VALUE_BYTES
 from .events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE, MAX_PARTITIONS
 from .events.urls import amqp_urls
@@ -18,6 +19,7 @@ from .plaintext import exposed_hosts
 from .stores import EventStore, StoreConfig, build_store
 from .worker import AccessConfig, WorkerOptions
 from .worker.access import stores_of_nobody
+from .worker.feed import FeedsConfig
 
 
 class Settings(BaseSettings):
@@ -60,6 +62,9 @@ class Settings(BaseSettings):
     head_cache_bytes: int = Field(192 * 1024 * 1024, ge=0, description="Memory for the newest versions of keys.")
     value_cache_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Memory for values, for reads.")
     queue_max_length: int = Field(1_000_000, ge=1, description="Messages that a partition's queue holds at most.")
+    feed: FeedMode | None = Field(
+        None, description="What is told of changes: levels, store or off; for stores that the file does not name."
+    )
     health_file: Path | None = Field(None, description="Written every second while the worker is ready.")
     timeout: float = Field(
         15.0, gt=0, allow_inf_nan=False, description="Seconds that a command of the command line waits for its answer."
@@ -99,6 +104,8 @@ class Settings(BaseSettings):
             health_file=self.health_file,
             access=self._access(),
             without_scans=frozenset(name for name, store in self._config.stores.items() if not store.scans),
+            feed=self._feed(),
+            outbox=self._config.outbox,
             **given,
         )
 
@@ -135,6 +142,16 @@ class Settings(BaseSettings):
                 "(mongodb://host/holdfast?replicaSet=rs0), or name stores in a file (HOLDFAST_CONFIG_FILE)"
             )
         return {DEFAULT_STORE: StoreConfig(url=self.mongo_url.get_secret_value())}
+
+    def _feed(self) -> FeedsConfig:
+        feed = self._config.feed
+        unknown = feed.stores.keys() - self._stores.keys() if feed.stores else ()
+        if unknown:
+            raise SettingsError(
+                f"{self.config_file}: feed.stores: there is no store {min(unknown)!r}; there are: "
+                + ", ".join(sorted(self._stores))
+            )
+        return feed if self.feed is None else feed.model_copy(update={"mode": self.feed})
 
     def _access(self) -> AccessConfig:
         access = self._config.access

@@ -3,7 +3,7 @@
 ::
 
     {_id: {c: <command id>, n: <position in a transaction, else 0>},
-     key, version, type, value, time, author, digest, metadata, answer, events}
+     key, version, type, value, messages, time, author, digest, metadata, answer, events}
 
 Fields that have nothing to say are left out; refusals and receipts have no version, which keeps them out of the index
 on (key, version). Values are native BSON, so that every MongoDB tool shows them as what they are.
@@ -67,6 +67,8 @@ def to_document(record: Record) -> dict[str, Any]:
         # A deleted key has no value; a saved one may have the value null, which is one.
         if record.value is not None or record.type == "saved":
             document["value"] = record.value
+        if record.messages:
+            document["messages"] = [message.model_dump() for message in record.messages]
     else:
         document["type"] = record.type
         document["answer"] = record.answer

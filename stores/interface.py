@@ -170,10 +170,14 @@ class EventStore(Suspects, Protocol):
         Fewer than ``limit`` if they are more bytes than the database gives at a time, but one at least if there is one.
         """
 
-    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+    async def keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
+    ) -> KeyPage:
         """Keys that have an event, deleted ones too, in byte order, greater than ``after``.
 
         A key that is there throughout is on exactly one page, whatever is written meanwhile.
+
+        :param fence: the page is not behind that point, as ``after`` of the other methods.
         """
 
     def scan(self) -> AsyncIterator[Record]:

@@ -174,9 +174,11 @@ class MemoryStore:
         start = bisect_right(events, after_version, key=_version)
         return [_thaw(event) for event in events[start : start + limit]]
 
-    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+    async def keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
+    ) -> KeyPage:
         """Keys that have an event, in byte order."""
-        self._check_open()
+        self._check_fence(fence)
         start = bisect_left(self._keys, prefix)
         if after is not None:
             start = max(start, bisect_right(self._keys, after))

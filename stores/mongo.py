@@ -375,13 +375,16 @@ class MongoStore:
         )
         return [event for event in map(to_record, rows) if isinstance(event, Event)]
 
-    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+    async def keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
+    ) -> KeyPage:
         """Keys that have an event, in byte order, out of the index alone."""
         found: list[str] = []
         for _ in range(_KEY_ROUNDS):
             condition = {"key": key_range(prefix, found[-1] if found else after), **HAS_VERSION}
             rows, complete = await self._find(
                 condition,
+                fence,
                 projection={"_id": 0, "key": 1},
                 sort=NEWEST_FIRST["$sort"],
                 limit=limit + 1,
@@ -391,22 +394,22 @@ class MongoStore:
             if len(found) > limit or (complete and len(rows) <= limit):
                 break
         else:
-            found += await self._skip_to_keys(key_range(prefix, found[-1]), limit + 1 - len(found))
+            found += await self._skip_to_keys(key_range(prefix, found[-1]), limit + 1 - len(found), fence)
         return KeyPage(found[:limit], found[limit - 1] if len(found) > limit else None)
 
-    async def _skip_to_keys(self, condition: dict[str, str], limit: int) -> list[str]:
+    async def _skip_to_keys(self, condition: dict[str, str], limit: int, fence: Fence | None) -> list[str]:
         """The first keys in a range, one seek each: for keys of many versions.
 
         For others it costs more than it saves, because MongoDB goes on seeking past the limit, for 4 MiB of keys.
         """
         # A skip scan gives the keys in the index's order, so that the limit cuts off the last ones, but no one has
         # promised that …
-        rows, _ = await self._aggregate(newest(condition, KEY_GROUP, {"$limit": limit}), None)
+        rows, _ = await self._aggregate(newest(condition, KEY_GROUP, {"$limit": limit}), fence)
         keys = [row["_id"] for row in rows]
         if any(one >= other for one, other in pairwise(keys)):
             # … so that without this order the keys have to be sorted before the limit is put on them.
             rows, _ = await self._aggregate(
-                newest(condition, KEY_GROUP, {"$sort": {"_id": 1}}, {"$limit": limit}), None
+                newest(condition, KEY_GROUP, {"$sort": {"_id": 1}}, {"$limit": limit}), fence
             )
             keys = [row["_id"] for row in rows]
         return keys

@@ -35,7 +35,7 @@ _REQUIRED: Final = {
     "refused": _COMMON | {"answer"},
     "transacted": _COMMON | {"answer", "events"},
 }
-_OPTIONAL: Final = frozenset({"author", "metadata"})
+_OPTIONAL: Final = frozenset({"author", "metadata", "messages"})
 _DIGEST_BYTES: Final = 8
 
 _NAMESPACE_NOT_FOUND: Final = 26

@@ -24,11 +24,15 @@ log = logging.getLogger(__name__)
 USER_PLACEHOLDER: Final = "${user}"
 #: What rules are about. ``describe`` is allowed to everybody: clients need it to begin. A transaction is allowed to
 #: those who may do all that is in it.
-OPERATIONS: Final = tuple(
-    op
-    for model in get_args(Command)
-    for op in get_args(model.model_fields["op"].annotation)
-    if op not in ("describe", "transact")
+#: ``changes`` needs no right of its own, but that to ``watch``; and ``publish`` is for writes that carry messages.
+OPERATIONS: Final = (
+    *(
+        op
+        for model in get_args(Command)
+        for op in get_args(model.model_fields["op"].annotation)
+        if op not in ("describe", "changes", "transact")
+    ),
+    "publish",
 )
 
 #: Users, operations and stores whose keys are remembered. Users are the broker's, so there are not more for long.
@@ -164,6 +168,19 @@ class Access:
             for number, one in enumerate(command.operations)
             if not self.allows(user, "read", command.store, one.key)
         )
+
+    def allows_below(self, user: str | None, operation: str, store: str, prefix: str) -> bool:
+        """Whether rules let the user do it with every key that begins like that, those to come included."""
+        keys = self._keys.get((user, operation, store)) or self._remember(user, operation, store)
+        return prefix.startswith(keys.prefixes)
+
+    def allows_watch(self, user: str | None, store: str, key: str, *, below: bool = False) -> bool:
+        """Whether the user may follow the changes of a key, or of all keys that begin like that.
+
+        That shows what is there, so that it takes the right to read, too.
+        """
+        allows = self.allows_below if below else self.allows
+        return allows(user, "watch", store, key) and allows(user, "read", store, key)
 
     def _remember(self, user: str | None, operation: str, store: str) -> _Keys:
         if len(self._keys) >= _MAX_REMEMBERED:

@@ -1,11 +1,11 @@
 """A batch: commands on their way through the engine, in the order in which the queues gave them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..events import DeleteCommand, ReadCommand, SaveCommand, TransactCommand
+from ..events import DeleteCommand, Event, ReadCommand, SaveCommand, TransactCommand
 from .decide import Answer
 
 #: Reads are worth nothing to fold, and a transaction is in no batch but its own.
@@ -40,6 +40,8 @@ class Request:
     #: Whatever the caller needs to send the answer on.
     origin: Any = None
     answer: Answer | None = None
+    #: What it has put into the log, by this delivery or an earlier one: to be told to others before it is acknowledged.
+    events: Sequence[Event] = ()
     #: Bytes of the values in the answer.
     answer_size: int = 0
 

@@ -14,14 +14,22 @@ from typing import Any, TypeVar
 import aio_pika
 import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError
+from aio_pika.exceptions import (
+    ChannelClosed,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+)
 from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import ChannelAccessRefused
 from pamqp.commands import Basic
 from yarl import URL
 
 from ..amqp import Line, Valve
 from ..events import HoldfastError, partition_queue
-from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, HOP_HEADER, INGRESS
+from ..events.feed import routing_word, stream_queue
+from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, EVENTS, HOP_HEADER, INGRESS
 from ..events.urls import mask_url
 from ..reasons import reason_of
 from .burial import burial_headers, replayed
@@ -29,6 +37,7 @@ from .delivery import Delivery
 from .options import WorkerOptions
 from .ownership import priority
 from .properties import read_what_is_readable
+from .publisher import Publication, RefusedError
 
 T = TypeVar("T")
 
@@ -102,6 +111,9 @@ class AmqpBroker:
         if url.user is not None:
             self._may_publish_as[url.user] = True
         self._trying = asyncio.Lock()
+        #: For messages that writes carry: the channel, and exchanges that have taken one.
+        self._outgoing: AbstractChannel | None = None
+        self._takers: set[str] = set()
         #: Tells whether there is room for more messages. To be set before the first one is consumed.
         self.valve: Valve | None = None
         #: Whether others may be better owners of partitions. To be set before, too.
@@ -180,6 +192,19 @@ class AmqpBroker:
         await self._declare_exchange(COMMANDS, aio_pika.ExchangeType.DIRECT, {"alternate-exchange": INGRESS})
         for partition in range(options.partitions):
             await self._declare_queue(partition_queue(partition), guarded, bind_to=COMMANDS, routing_key=str(partition))
+        await self._declare_exchange(EVENTS, aio_pika.ExchangeType.TOPIC, {})
+        for store in options.stores:
+            feed = options.feed.of(store)
+            if feed.mode != "off" and feed.stream:
+                stream = {
+                    "x-queue-type": "stream",
+                    "x-max-length-bytes": feed.stream_max_bytes,
+                    "x-max-age": feed.stream_max_age,
+                    # It is cut off in whole segments.
+                    "x-stream-max-segment-size-bytes": max(1_000_000, min(100_000_000, feed.stream_max_bytes // 10)),
+                }
+                key = f"{routing_word(store)}.*"
+                await self._declare_queue(stream_queue(store), stream, bind_to=EVENTS, routing_key=key)
 
     async def _declare_exchange(self, name: str, kind: aio_pika.ExchangeType, arguments: dict[str, Any]) -> None:
         async with asyncio.timeout(TIMEOUT):
@@ -263,12 +288,61 @@ class AmqpBroker:
         """Whether the broker has said that it takes no messages until further notice."""
         return self._publishing_line.has_alarm
 
-    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
+    async def tell(self, publication: Publication) -> None:
+        """Publish to an exchange that others read, and wait for the confirm.
+
+        :raises RefusedError: if the broker does not take it.
+        """
+        message = aio_pika.Message(
+            publication.body,
+            content_type=publication.content_type,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=publication.message_id or self._message_id(),
+            headers=dict(publication.headers),
+        )
+        with translated("publishing", passing=(RefusedError,)):
+            if publication.exchange == EVENTS:
+                await self._hand_over(self._confirmed, publication, message)
+            elif publication.exchange in self._takers and self._outgoing is not None:
+                try:
+                    await self._hand_over(self._outgoing, publication, message)
+                except (ChannelClosed, ChannelInvalidStateError):
+                    # One of those on this channel is at fault, or its exchange is gone since. Each by itself now.
+                    self._takers.clear()
+                    await self._publish_on_trial(publication, message)
+            else:
+                await self._publish_on_trial(publication, message)
+
+    async def _publish_on_trial(self, publication: Publication, message: aio_pika.Message) -> None:
+        """Publish on a channel that nothing else depends on: the broker closes it if it does not like the exchange."""
+        async with self._trying:
+            opening = self._publishing.channel(publisher_confirms=True)
+            channel = await self._unless_stuck(asyncio.ensure_future(opening))
+            try:
+                await self._hand_over(channel, publication, message)
+            except (ChannelNotFoundEntity, ChannelAccessRefused) as refused:
+                raise RefusedError(str(refused)) from None
+            if self._outgoing is None or self._outgoing.is_closed:
+                self._outgoing = channel
+            else:
+                await channel.close()
+            self._takers.add(publication.exchange)
+
+    async def _hand_over(self, channel: AbstractChannel, publication: Publication, message: aio_pika.Message) -> None:
+        exchange = await channel.get_exchange(publication.exchange, ensure=False)
+        # To nobody, if nobody has bound a queue: that is what exchanges are for.
+        publishing = exchange.publish(message, publication.routing_key, mandatory=False)
+        try:
+            await self._unless_stuck(asyncio.ensure_future(publishing))
+        except DeliveryError as refused:
+            raise RefusedError(f"a queue does not take it: {refused!r}") from None
+
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str, again: bool = False) -> None:
         """Put a body into the dead letter queue, with the reason and what it takes to send it again in the headers.
 
-        What was replayed from there stands there still, and is not put there a second time.
+        What was replayed from there stands there still, and is not put there a second time, unless it is to be.
         """
-        if replayed(delivery):
+        if replayed(delivery) and not again:
             log.warning("a dead letter that was replayed failed again, and stays where it is: %s", reason)
             return
         message = aio_pika.Message(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..events import (
+    ChangesCommand,
     Event,
     HistoryCommand,
     Mutation,
@@ -17,6 +18,7 @@ from ..events import (
     SaveCommand,
     Status,
     TransactCommand,
+    WatchCommand,
     make_etag,
 )
 from ..events.limits import FENCE_WINDOW_MS
@@ -24,6 +26,8 @@ from ..events.replies import error
 from ..stores import Head
 
 Answer = dict[str, Any]
+#: Commands that change nothing, and are not answered when they come too late.
+Look = ReadCommand | HistoryCommand | QueryCommand | WatchCommand | ChangesCommand
 
 LATE: Final[Answer] = error(Status.EXPIRED, "deadline", "the deadline had passed before the command was applied")
 TOO_OLD: Final[Answer] = error(Status.EXPIRED, "too_old", "sent more than seven days ago, before the fence window")
@@ -79,22 +83,23 @@ def decide(command: Mutation, head: Head, *, now: int, author: str | None, diges
         type="saved" if isinstance(command, SaveCommand) else "deleted",
         version=head.version + 1,
         value=command.value if isinstance(command, SaveCommand) else None,
+        messages=command.messages,
     )
 
 
-def expiry(command: ReadCommand | HistoryCommand | QueryCommand, now: int) -> Answer | None:
+def expiry(command: Look, now: int) -> Answer | None:
     """The refusal of a read or a history that comes too late, or None if it is in time."""
     if is_too_old(command, now):
         return TOO_OLD
     return LATE if is_late(command, now) else None
 
 
-def is_late(command: Mutation | TransactCommand | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
+def is_late(command: Mutation | TransactCommand | Look, now: int) -> bool:
     """Whether the deadline has passed."""
     return command.deadline is not None and now > command.deadline
 
 
-def is_too_old(command: Mutation | TransactCommand | ReadCommand | HistoryCommand | QueryCommand, now: int) -> bool:
+def is_too_old(command: Mutation | TransactCommand | Look, now: int) -> bool:
     """Whether it comes from before the fence window."""
     return command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS
 

@@ -65,6 +65,7 @@ class Engine:
         head_bytes: int = 192 * 1024 * 1024,
         state_bytes: int = 64 * 1024 * 1024,
         uptime: Callable[[], float] = boot_time,
+        tells_values: bool = False,
     ) -> None:
         """Make an engine.
 
@@ -72,14 +73,21 @@ class Engine:
         :param head_bytes: memory for the newest versions of keys, for decisions.
         :param state_bytes: memory for values, for reads.
         :param uptime: seconds on a clock that goes on while the machine sleeps.
+        :param tells_values: events are told to others, so that those which are found in the log are wanted whole.
         """
         self.store = store
         self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
         self._transactor = Transactor(
-            store, self.knowledge, service_time=service_time, uptime=uptime, decision_lifetime=DECISION_LIFETIME
+            store,
+            self.knowledge,
+            service_time=service_time,
+            uptime=uptime,
+            decision_lifetime=DECISION_LIFETIME,
+            tells_values=tells_values,
         )
         self._service_time = service_time
         self._uptime = uptime
+        self._tells_values = tells_values
         self._remembers_since = uptime()
 
     async def apply(self, batch: Batch) -> None:
@@ -143,7 +151,7 @@ class Engine:
         # moves all the time can make it go wrong for ever.
         after = await self.store.fence() if batch.uncertain and doubtful else None
         if doubtful:
-            found = await self.store.find(doubtful, after=after, with_values=False)
+            found = await self.store.find(doubtful, after=after, with_values=self._tells_values)
             await self._answer_again(batch, batch.pending, found, after)
             for request in batch.pending:
                 request.redelivered = False
@@ -190,6 +198,7 @@ class Engine:
             # A refusal may have to wait for the value that it met.
             if isinstance(record, Event):
                 step.request.answer = step.answer
+                step.request.events = (record,)
                 learn_head(record.key, head_of(record))
                 learn_state(record.key, state_of(record))
         if landed == len(outcomes):
@@ -259,7 +268,7 @@ class Engine:
         versions = await self.store.versions(looked, after=after) if looked else {}
         if eventual - looked:
             versions = {**await self.store.versions(eventual - looked), **versions}
-        found = await self.store.find(ids, after=after, with_values=False) if ids else {}
+        found = await self.store.find(ids, after=after, with_values=self._tells_values) if ids else {}
         await self._answer_again(batch, [step.request for _, step in rejections], found, after)
         final: list[Final] = []
         moved: dict[str, int] = {}
@@ -289,11 +298,17 @@ class Engine:
         """Answer those writes whose ids stand in the log from what stands there."""
         if not found:
             return
-        final = [
-            final_of(request, answer_again(record, command, author=request.author, digest=request.digest))
-            for request in requests
-            if not isinstance(command := request.command, ReadCommand) and (record := found.get(command.id)) is not None
-        ]
+        final: list[Final] = []
+        for request in requests:
+            command = request.command
+            record = None if isinstance(command, ReadCommand) else found.get(command.id)
+            if record is None or isinstance(command, ReadCommand):
+                continue
+            answer = answer_again(record, command, author=request.author, digest=request.digest)
+            if isinstance(record, Event) and answer["status"] == "ok":
+                # Who put it there may have died before it was told to others. Once more does no harm.
+                request.events = (record,)
+            final.append(final_of(request, answer))
         await self._give(batch, final, after)
 
     async def _give(self, batch: Batch, answers: Sequence[Final], after: Fence | None) -> None:

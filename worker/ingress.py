@@ -127,7 +127,14 @@ def in_messages(items: list[Any]) -> Iterator[tuple[bytes, list[Any]]]:
 
 def may_change(item: Any) -> bool:
     """Whether a command may change something, as far as can be told without judging it."""
-    return not isinstance(item, dict) or item.get("op") not in ("read", "history", "query", "describe")
+    return not isinstance(item, dict) or item.get("op") not in (
+        "read",
+        "history",
+        "query",
+        "watch",
+        "changes",
+        "describe",
+    )
 
 
 def sort_by_partition(body: bytes, partitions: int) -> tuple[dict[int, tuple[bytes, list[Any]]], bool]:

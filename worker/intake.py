@@ -11,20 +11,25 @@ import uuid_utils
 
 from ..events import (
     BadCommand,
+    ChangesCommand,
+    DeleteCommand,
     DescribeCommand,
     HistoryCommand,
     InvalidError,
     QueryCommand,
     ReadCommand,
+    SaveCommand,
     Status,
     TooLargeError,
     TransactCommand,
+    WatchCommand,
     decode_commands,
     digest_of,
     digest_of_transaction,
     partition_of,
 )
 from ..events.codec import Decoded, parse_json
+from ..events.outbox import messages_size
 from ..events.records import value_text
 from ..events.replies import error
 from ..stores import KeyScope, unsupported
@@ -33,9 +38,11 @@ from .access import Access
 from .away import AwayLane
 from .batch import Request
 from .delivery import Delivery
+from .feed import NO_OUTBOX, OutboxConfig
 from .lane import Lane
 from .outbox import Outbox, Wire
 from .transaction import keys_of
+from .watching import Watched
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +83,8 @@ class Intake:
         query: Callable[[Delivery, QueryCommand, KeyScope], None],
         access: Access | None = None,
         lacking: Mapping[str, Collection[str]] | None = None,
+        watch: Callable[[Delivery, Watched], None],
+        outbox_rules: OutboxConfig = NO_OUTBOX,
     ) -> None:
         """Make an intake.
 
@@ -83,6 +92,8 @@ class Intake:
         :param forward: takes commands that belong elsewhere; it answers for them.
         :param history: takes what is too slow for the commit loop; it answers for it.
         :param query: likewise; it is told which keys the sender may see.
+        :param watch: the same, of those who follow the change feed.
+        :param outbox_rules: where messages may be published that writes carry.
         :param access: who may do what; None lets everybody do everything.
         :param lacking: of each store that cannot serve all operations, those that it cannot.
         """
@@ -94,6 +105,8 @@ class Intake:
         self._forward = forward
         self._history = history
         self._query = query
+        self._watch = watch
+        self._outbox_rules = outbox_rules
         self._access = access
         self._lacking = lacking or {}
 
@@ -128,6 +141,9 @@ class Intake:
             if isinstance(command, QueryCommand):
                 self._take_query(letters, command)
                 continue
+            if isinstance(command, WatchCommand | ChangesCommand):
+                self._take_watch(letters, delivery, command)
+                continue
             store = command.store
             # Before anything else is done with it, so that nothing can be learned from how long it takes.
             if access is not None and (denial := access.judge(author, command)) is not None:
@@ -161,6 +177,9 @@ class Intake:
                     self._refuse(letters, command.id, wrong, command.model_dump(exclude_unset=True))
                     continue
             elif not isinstance(command, ReadCommand):
+                if command.messages and (refused := self._refusal_of_messages(author, command)) is not None:
+                    self._refuse_with(letters, command.id, refused, command.model_dump(exclude_unset=True))
+                    continue
                 if access is not None and not access.allows(author, "read", store, command.key):
                     request.blind = True
                     # What is not going to be told is not looked up, so that the time it takes tells nothing either.
@@ -172,6 +191,8 @@ class Intake:
                     )
                     self._refuse(letters, command.id, too_large, command.model_dump(exclude_unset=True))
                     continue
+                if command.messages:
+                    request.size += messages_size(command.messages)
             requests.setdefault(store, []).append(request)
         for store, group in requests.items():
             self._lanes[store].add(group)
@@ -210,6 +231,35 @@ class Intake:
         if self._access is not None:
             request.hidden = self._access.hidden(request.author, command)
             request.blind = bool(request.hidden)
+        return None
+
+    def _take_watch(self, letters: "_Letters", delivery: Delivery, command: Watched) -> None:
+        """Any worker can answer these, whatever the partition: they are read behind a fence."""
+        access, store = self._access, command.store
+        allowed = True
+        if access is not None and isinstance(command, WatchCommand):
+            allowed = access.allows_watch(delivery.author, store, command.prefix, below=True)
+        elif access is not None and isinstance(command, ChangesCommand):
+            allowed = access.allows_watch(delivery.author, store, command.key)
+        if access is not None and not allowed:
+            what = f"{command.prefix}*" if isinstance(command, WatchCommand) else command.key
+            denial = access.denial(delivery.author, "watch", store, what)
+            self._refuse_with(letters, command.id, denial, command.model_dump(exclude_unset=True))
+        elif store not in self._lanes:
+            answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {store!r} is configured")
+            self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
+        else:
+            self._watch(delivery, command)
+
+    def _refusal_of_messages(self, author: str | None, command: SaveCommand | DeleteCommand) -> Wire | None:
+        """Why a write may not carry its messages; None if it may."""
+        access = self._access
+        if access is not None and not access.allows(author, "publish", command.store, command.key):
+            return access.denial(author, "publish", command.store, command.key)
+        for message in command.messages or ():
+            objection = self._outbox_rules.objection(message)
+            if objection is not None:
+                return error(Status.DENIED, "denied", objection, field="messages")
         return None
 
     def _send_elsewhere(self, delivery: Delivery, places: list[tuple[int, int]]) -> None:

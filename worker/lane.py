@@ -161,6 +161,7 @@ class Lane:
             for request in answered:
                 # The engine still has the requests of its round. Their values must not stay with them.
                 request.answer = HANDED_OUT
+                request.events = ()
             if self._claims:
                 self._leave(answered)
         if batch.limit is not None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..events.limits import DEFAULT_MAX_VALUE_BYTES
-from ..events.topology import DEFAULT_PARTITIONS
+from ..events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE
 from .access import OPEN, AccessConfig
+from .feed import FEEDS, NO_OUTBOX, FeedsConfig, OutboxConfig
 
 
 def _default_name() -> str:
@@ -47,5 +48,11 @@ class WorkerOptions:
     without_scans: frozenset[str] = frozenset()
     #: Who may do what.
     access: AccessConfig = OPEN
+    #: Names of the stores, whose streams are declared.
+    stores: tuple[str, ...] = (DEFAULT_STORE,)
+    #: What becomes of the stores' events.
+    feed: FeedsConfig = FEEDS
+    #: Where messages that writes carry may be published.
+    outbox: OutboxConfig = NO_OUTBOX
     #: Written every second while the worker is ready; None writes nothing.
     health_file: Path | None = None

@@ -1,9 +1,15 @@
-"""The outbox: what leaves a worker once a batch is done. Always replies first, acknowledgements last."""
+"""The outbox: what leaves a worker once a batch is done. Always replies first, acknowledgements last.
+
+In between, events go to the change feed, and messages that writes carried to where they are meant for. The next batch
+does not wait for that, but acknowledgements do: what is lost with a worker is delivered again, and told again.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 import orjson
@@ -11,6 +17,7 @@ import orjson
 from ..events.limits import REPLY_MESSAGE_BYTES
 from .budget import Budget
 from .delivery import Acknowledger, Delivery
+from .publisher import Publication, Publisher
 
 Wire = dict[str, Any]
 
@@ -30,6 +37,8 @@ MAX_IN_HAND_BYTES = 16 * 1024 * 1024
 MAX_PARSED_BYTES = 8 * 1024 * 1024
 #: What an answer takes beside the values in it, about.
 ANSWER_BYTES = 1024
+#: Bytes of the change feed that may wait for the end of an alarm. Those beyond are left out, and a notice says so.
+MAX_LATE_FEED_BYTES = 32 * 1024 * 1024
 #: Dead letters that wait for their confirms at one time.
 BURIALS = 64
 
@@ -40,8 +49,8 @@ class Broker(Protocol):
     async def reply(self, body: bytes, *, to: str, correlation_id: str | None) -> None:
         """Publish a reply, without a confirm: a client whose reply is lost asks again under the same id."""
 
-    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
-        """Publish to the dead letter queue and wait for the confirm."""
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str, again: bool = False) -> None:
+        """Publish to the dead letter queue and wait for the confirm; with ``again`` also what was replayed from it."""
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge deliveries of the consuming channel."""
@@ -67,6 +76,11 @@ class _Reply:
 class _Load:
     replies: list[_Reply] = field(default_factory=list)
     dead: list[tuple[Delivery, bytes, str, str]] = field(default_factory=list)
+    publications: list[Iterable[Publication]] = field(default_factory=list)
+    #: How many publications have to be done, of all since the beginning, before anything is acknowledged …
+    published: int = 0
+    #: … and of those how many have to be in any case, also if the broker has an alarm.
+    promised: int = 0
     done: list[int] = field(default_factory=list)
     #: Bytes of messages that are done.
     held: int = 0
@@ -81,13 +95,19 @@ class Outbox:
     A crash between any two steps is harmless: what was not acknowledged is delivered again and gets the same answer.
     """
 
-    def __init__(self, broker: Broker, *, stamp: Callable[[], Wire]) -> None:
+    def __init__(self, broker: Broker, *, stamp: Callable[[], Wire], publisher: Publisher | None = None) -> None:
         """Make an outbox.
 
         :param stamp: the fields that every reply carries: epoch and service time.
+        :param publisher: takes what is told to others. It has to be run, too.
         """
         self._broker = broker
         self._stamp = stamp
+        self._publisher = publisher or Publisher()
+        #: What is said but not acknowledged, because something of it, or before it, is not published yet.
+        self._unpublished: deque[_Load] = deque()
+        self._unpublished_wake = asyncio.Event()
+        self._settled = self._publisher.done
         self._load = _Load()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -134,6 +154,12 @@ class Outbox:
             self._finish(delivery)
         self._wake.set()
 
+    def publish(self, publications: Iterable[Publication]) -> None:
+        """Tell others, in order, when the replies are out: they are made then. Call it before the ``answer`` for the
+        commands that are behind them.
+        """
+        self._load.publications.append(publications)
+
     def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
         """Put a body into the dead letter queue. Call it before the ``answer`` for the same command."""
         self._load.dead.append((delivery, body, reason, detail))
@@ -164,8 +190,13 @@ class Outbox:
         self._wake.set()
 
     async def idle(self) -> None:
-        """Wait until nothing is in hand: all is answered and acknowledged."""
+        """Wait until nothing is in hand: all is answered, published and acknowledged."""
         await self._idle.wait()
+        await self._publisher.wait(self._publisher.given)
+
+    def leave(self) -> None:
+        """Keep for the next session what is acknowledged and not published, and drop what is delivered again."""
+        self._publisher.keep(self._settled)
 
     async def run(self) -> None:
         """Send for ever. An error of the broker ends it."""
@@ -185,6 +216,8 @@ class Outbox:
             size = sum(reply.size for reply in load.replies)
             await self._send_replies(load.replies, size)
             self.unsent.give(size)
+        if load.publications:
+            self._publish(load)
         while load.dead:
             burials, load.dead = load.dead[:BURIALS], load.dead[BURIALS:]
             await asyncio.gather(
@@ -194,6 +227,52 @@ class Outbox:
                 )
             )
             self.unsent.give(sum(len(body) for _, body, _, _ in burials))
+        if self._unpublished or self._publisher.done < load.published:
+            self._unpublished.append(load)
+            self._unpublished_wake.set()
+        else:
+            await self._acknowledge(load)
+
+    def _publish(self, load: _Load) -> None:
+        publisher = self._publisher
+        for publication in chain.from_iterable(load.publications):
+            if publication.instead is not None and publisher.size >= MAX_LATE_FEED_BYTES and self._broker.has_alarm:
+                publisher.owe(publication.instead)
+                continue
+            publisher.put(publication)
+            load.published = publisher.given
+            if publication.letter is not None:
+                load.promised = publisher.given
+
+    async def run_published(self) -> None:
+        """Acknowledge for ever what has been published, in the order in which it was said."""
+        while True:
+            while self._unpublished:
+                load = self._unpublished[0]
+                await self._until_published(load)
+                await self._acknowledge(load)
+                # Not before: what comes meanwhile must not overtake it.
+                self._unpublished.popleft()
+            self._unpublished_wake.clear()
+            await self._unpublished_wake.wait()
+
+    async def _until_published(self, load: _Load) -> None:
+        """Wait as long as it takes, but, for the change feed alone, not for the end of an alarm.
+
+        It may last until acknowledgements let the broker throw something away.
+        """
+        publisher = self._publisher
+        waited = False
+        while publisher.done < load.published:
+            late = waited or publisher.done < self._settled
+            if late and publisher.done >= load.promised and self._broker.has_alarm:
+                if waited:
+                    log.warning("the broker has an alarm and takes no events: acknowledgements do not wait for them")
+                break
+            waited = not await publisher.wait(load.published, REPLY_PATIENCE)
+        self._settled = max(self._settled, load.published)
+
+    async def _acknowledge(self, load: _Load) -> None:
         for tag, multiple in self._acknowledger.finish(load.done):
             await self._broker.acknowledge(tag, multiple=multiple)
         self.in_hand.give(load.held)

@@ -7,9 +7,10 @@ from typing import Protocol
 from ..amqp import Valve
 from .delivery import Delivery
 from .outbox import Broker
+from .publisher import PublishingBroker
 
 
-class SessionBroker(Broker, Protocol):
+class SessionBroker(PublishingBroker, Broker, Protocol):
     """The connections of one session, open already."""
 
     #: Tells whether there is room for more messages. Set before the first one is consumed.

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ..events import HoldfastError, StoreConfigError, StoreUnavailable, Topology
@@ -25,6 +26,7 @@ from .clock import ServiceClock
 from .engine import Engine
 from .lane import StoreLostError
 from .options import WorkerOptions
+from .publisher import Publisher
 from .session import Session
 
 log = logging.getLogger(__name__)
@@ -52,8 +54,9 @@ class Worker:
         """
         if not stores:
             raise StoreConfigError("a worker needs at least one store")
-        self._options = options
+        self._options = options = replace(options, stores=tuple(sorted(stores)))
         self._stores = stores
+        self._publisher = Publisher()
         self._main = stores.get(DEFAULT_STORE) or next(iter(stores.values()))
         urls = amqp_urls(options.amqp_url)
         # In any order, so that not all workers go to the first node; after a loss to the next.
@@ -78,6 +81,7 @@ class Worker:
                 service_time=self._clock.now,
                 head_bytes=options.head_cache_bytes // len(stores),
                 state_bytes=options.value_cache_bytes // len(stores),
+                tells_values=options.feed.of(name).mode != "off",
             )
             for name, store in stores.items()
         }
@@ -163,6 +167,7 @@ class Worker:
                 topology=topology,
                 options=self._options,
                 service_time=self._clock.now,
+                publisher=self._publisher,
                 suspects=None if self._lived else self._main,
                 away=self._away,
                 check_interval=self._check_interval,

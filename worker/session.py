@@ -6,11 +6,11 @@ Whatever was in hand when it breaks is delivered again and recognised, so there 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..events import HistoryCommand, QueryCommand, Status, StoreUnavailable, Topology
+from ..events import Event, HistoryCommand, QueryCommand, Status, StoreUnavailable, Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
 from ..stores import KeyScope, Suspects, lacking
@@ -21,6 +21,7 @@ from .beside import READ_BESIDE_BYTES, beside
 from .broker import BrokerLostError
 from .delivery import Delivery
 from .engine import Engine
+from .feed import feed_publications, notice, outbox_publications
 from .histories import READERS, Histories
 from .ingress import Forwarder
 from .intake import Elsewhere, Intake, decode
@@ -28,7 +29,10 @@ from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
 from .ports import SessionBroker
+from .publisher import Letter, Publication, Publisher
 from .queries import SEARCHERS, Queries
+from .watching import READERS as WATCH_READERS
+from .watching import Watched, Watching
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class Session:
         topology: Topology,
         options: WorkerOptions,
         service_time: Callable[[], int],
+        publisher: Publisher | None = None,
         suspects: Suspects | None = None,
         away: Collection[str] = (),
         check_interval: float | None = None,
@@ -73,6 +78,7 @@ class Session:
 
         :param check_interval: seconds between two looks at whether the broker takes messages. A node that is cut off
             from the others keeps its connections, and delivers nothing.
+        :param publisher: what the session before has left to it is published first.
         :param suspects: where it is noted which message is in hand, for the first session of a process: the one before
             may have been ended by a message.
         :param away: stores that cannot be reached, while others can: their commands are turned away.
@@ -81,7 +87,9 @@ class Session:
         self._topology = topology
         self._options = options
         self._service_time = service_time
-        self._outbox = Outbox(broker, stamp=self._stamp)
+        self._publisher = publisher or Publisher()
+        self._outbox = Outbox(broker, stamp=self._stamp, publisher=self._publisher)
+        self._modes = {store: options.feed.of(store).mode for store in engines}
         self._away = away
         self._lanes = {store: self._lane(store, engine) for store, engine in engines.items()}
         self._histories = {
@@ -98,6 +106,10 @@ class Session:
             )
             for store, engine in engines.items()
         }
+        self._watching = {
+            store: Watching(engine.store, outbox=self._outbox, service_time=service_time)
+            for store, engine in engines.items()
+        }
         self._forwarder = Forwarder(outbox=self._outbox, partitions=topology.partitions, publish=broker.forward)
         self._intake = Intake(
             lanes=self._lanes,
@@ -110,6 +122,8 @@ class Session:
             query=self._ask,
             access=None if options.access.default == "open" else Access(options.access),
             lacking={name: missing for name, engine in engines.items() if (missing := lacking(engine.store))},
+            watch=self._ask_to_watch,
+            outbox_rules=options.outbox,
         )
         self._suspects = suspects
         self._check_interval = check_interval
@@ -148,7 +162,15 @@ class Session:
             for queries in self._queries.values():
                 for _ in range(SEARCHERS):
                     self._beside(queries.run())
+            for watching in self._watching.values():
+                for _ in range(WATCH_READERS):
+                    self._beside(watching.run())
             self._beside(self._outbox.run())
+            self._beside(self._outbox.run_published())
+            self._beside(self._publisher.run(broker))
+            if self._suspects is not None:
+                # The process before may have been killed while it had an alarm, and acknowledged what it had not told.
+                self._give_notice()
             self._beside(self._run_intake())
             self._beside(self._run_ingress())
             if self._check_interval is not None:
@@ -162,6 +184,7 @@ class Session:
             await self._drain()
         finally:
             await end(self._tasks)
+            self._outbox.leave()
             if self._broken.done():
                 self._broken.exception()  # seen: it was raised above, or came of the cancelling
 
@@ -296,12 +319,29 @@ class Session:
 
     def _answered(self, requests: list[Request]) -> None:
         outbox = self._outbox
+        told = [(request, request.events) for request in requests if request.events]
+        if told:
+            outbox.publish(self._publications(told))
         for request in requests:
             answer = request.answer or {}
             # Here, because an answer may come out of the log, where it stands as it was for whoever could read it.
             if request.blind:
                 answer = conceal_results(answer, request.hidden) if request.keys else conceal(answer)
             outbox.answer(request.origin, {"id": request.command.id, **answer}, size=request.answer_size)
+
+    def _publications(self, told: Sequence[tuple[Request, Sequence[Event]]]) -> Iterator[Publication]:
+        yield from feed_publications(((request.command.store, each) for request, each in told), self._modes)
+        for request, events in told:
+            for event in events:
+                if event.messages:
+                    # Sent again, the write finds itself in the log, and what it carries is published again.
+                    body = request.command.model_dump_json(exclude_unset=True).encode()
+                    yield from outbox_publications(request.command.store, event, Letter(request.origin, body))
+
+    def _give_notice(self) -> None:
+        for store, mode in self._modes.items():
+            if mode != "off":
+                self._publisher.put(notice(store))
 
     def _failed(self, request: Request, fault: BaseException) -> None:
         body = request.command.model_dump_json(exclude_unset=True).encode()
@@ -327,6 +367,15 @@ class Session:
         else:
             self._queries[command.store].add(delivery, command, scope)
 
+    def _ask_to_watch(self, delivery: Delivery, command: Watched) -> None:
+        if command.store in self._away:
+            self._outbox.answer(delivery, {"id": command.id, **turn_away()})
+        elif self._modes[command.store] == "off":
+            refusal = error(Status.INVALID, "feed_off", "this store has no change feed", field="store")
+            self._outbox.answer(delivery, {"id": command.id, **refusal})
+        else:
+            self._watching[command.store].add(delivery, command)
+
     def _stamp(self) -> Wire:
         return {"epoch": self._topology.epoch, "time": self._service_time()}
 
@@ -342,4 +391,5 @@ class Session:
                 "message_bytes": MAX_MESSAGE_BYTES,
                 "message_commands": MAX_MESSAGE_COMMANDS,
             },
+            "feed": self._modes,
         }

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import orjson
 
-from ..events import Record, Status, StoreUnavailable, TransactCommand
+from ..events import Event, Receipt, Record, Status, StoreUnavailable, TransactCommand
 from ..events.replies import error
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome, TransactionalStore
 from .batch import Batch, Request
@@ -51,16 +51,19 @@ class Transactor:
         service_time: Callable[[], int],
         uptime: Callable[[], float],
         decision_lifetime: float,
+        tells_values: bool = False,
     ) -> None:
         """Make one.
 
         :param knowledge: that of the engine, which has to be the only one of the store in this process.
         :param decision_lifetime: seconds after which a decision is made again before it is sent.
+        :param tells_values: events are told to others, so that those of a repeat are wanted.
         """
         self._store = store
         # Where it is not, no transaction comes so far: the intake refuses them.
         self._transactional = store if isinstance(store, TransactionalStore) else None
         self._knowledge = knowledge
+        self._tells_values = tells_values
         self._service_time = service_time
         self._uptime = uptime
         self._decision_lifetime = decision_lifetime
@@ -155,6 +158,7 @@ class Transactor:
             for event in commit.events:
                 self._knowledge.learn_head(event.key, head_of(event))
                 self._knowledge.learn_state(event.key, state_of(event))
+            request.events = tuple(commit.events)
             request.answer = commit.answer
         return transacted.outcome
 
@@ -182,8 +186,23 @@ class Transactor:
         if record is None:
             return False
         answer = answer_again(record, command, author=request.author, digest=request.digest)
+        if self._tells_values and isinstance(record, Receipt) and answer["status"] == Status.OK:
+            # Who put them there may have died before they were told to others. Once more does no harm.
+            request.events = await self._events_of(command, answer, after)
         request.answer = await self._with_current(command, answer, after, request)
         return True
+
+    async def _events_of(self, command: TransactCommand, answer: Answer, after: Fence | None) -> list[Event]:
+        """The events that a transaction made, in the order of its operations."""
+        results = zip(command.operations, answer["results"], strict=True)
+        places = [(one.key, result["version"]) for one, result in results if result.get("changed")]
+        found: dict[tuple[str, int], Event] = {}
+        while missing := [place for place in places if place not in found]:
+            events = await self._store.events(missing, after=after)
+            if not events:
+                break
+            found |= events
+        return [found[place] for place in places if place in found]
 
     async def _with_current(
         self, command: TransactCommand, answer: Answer, after: Fence | None, request: Request

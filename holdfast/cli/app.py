@@ -14,6 +14,7 @@ from .query import query, rebuild
 from .terminal import fail
 from .transact import transact
 from .verify import verify
+from .watch import watch
 
 #: Exit code for wrong arguments, as in sysexits.h: typer's own, 2, means that a key is absent.
 EX_USAGE = 64
@@ -40,6 +41,7 @@ app.command()(rebuild)
 app.command()(transact)
 app.command()(rewrite.migrate)
 app.command("rotate-keys")(rewrite.rotate)
+app.command()(watch)
 app.command()(verify)
 app.add_typer(dead)
 

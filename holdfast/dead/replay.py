@@ -25,6 +25,7 @@ from ..events import (
     SaveOperation,
     TransactCommand,
     Unavailable,
+    WatchCommand,
     decode_commands,
 )
 from ..events.limits import FENCE_WINDOW_MS
@@ -75,7 +76,7 @@ class Step:
     @property
     def place(self) -> tuple[str, str]:
         """Whose turn it waits for."""
-        if isinstance(self.command, DescribeCommand):
+        if isinstance(self.command, DescribeCommand | WatchCommand):
             return "", ""
         if isinstance(self.command, QueryCommand):
             # About no key in particular, and nothing that others would have to wait for.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..amqp import Valve
 from ..events.topology import HOP_HEADER
 from ..worker.delivery import Delivery
+from ..worker.publisher import Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,18 @@ class MemoryBroker:
         """Bring a reply to its link; our links match by command id."""
         self._answer(to, body)
 
-    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:  # noqa: ARG002
+    async def tell(self, publication: Publication) -> None:
+        """Nobody reads exchanges here."""
+
+    async def bury(
+        self,
+        delivery: Delivery,  # noqa: ARG002
+        body: bytes,
+        *,
+        reason: str,
+        detail: str,
+        again: bool = False,  # noqa: ARG002
+    ) -> None:
         """Keep a dead letter."""
         self.dead_letters.append(DeadLetter(body, reason, detail))
 

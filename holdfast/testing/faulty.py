@@ -8,6 +8,7 @@ import orjson
 
 from ..client import Client, Encryption
 from ..client.link import Carrier, LinkMaker
+from ..client.subscription import Subscriber
 from ..events import ConflictError, ErrorInfo, HoldfastError, Reply, Status
 from .faults import READING, SAME, FaultKind, Faults
 
@@ -95,6 +96,10 @@ class FaultyLink:
     def generation(self) -> int:
         """Counts connections."""
         return self._inner.generation + self._lost
+
+    def subscriber(self) -> Subscriber:
+        """As the link below: nothing goes wrong with the change feed here."""
+        return self._inner.subscriber()
 
     async def open(self) -> None:
         """Connect."""

@@ -5,7 +5,8 @@ import itertools
 from collections.abc import Callable
 from typing import Protocol
 
-from ..events import ClosedError, Reply, decode_replies
+from ..client.subscription import Subscriber
+from ..events import ClosedError, InvalidError, Reply, decode_replies
 
 _addresses = itertools.count(1)
 
@@ -45,6 +46,13 @@ class MemoryLink:
         self._user = user
         self._on_replies = on_replies
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def subscriber(self) -> Subscriber:
+        """There are none in memory.
+
+        :raises InvalidError: always.
+        """
+        raise InvalidError("a service in memory has no change feed: watch one on real servers", code="feed_off")
 
     async def open(self) -> None:
         """Join the service."""

@@ -13,6 +13,7 @@ from ..events.topology import DEFAULT_STORE
 from ..stores import MemoryStore
 from ..worker import AccessConfig, Engine, WorkerOptions
 from ..worker.access import OPEN
+from ..worker.feed import FeedsConfig
 from ..worker.session import Session
 from .broker import DeadLetter, MemoryBroker
 from .clock import Clock
@@ -52,7 +53,9 @@ class MemoryService(Service):
         self.clock = Clock()
         self._stores = {name: MemoryStore(name=name, clock=self.clock.now) for name in stores}
         self._topology = Topology(partitions=partitions, stores=tuple(sorted(self._stores)))
-        self._options = WorkerOptions(amqp_url=NOWHERE, name="memory", partitions=partitions, access=access)
+        self._options = WorkerOptions(
+            amqp_url=NOWHERE, name="memory", partitions=partitions, access=access, feed=FeedsConfig(mode="off")
+        )
         self._links: dict[str, MemoryLink] = {}
         self._thread: threading.Thread | None = None
         self._up = threading.Event()

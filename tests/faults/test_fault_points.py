@@ -9,7 +9,7 @@ from support.load import Load, check_log, read_log
 import holdfast
 from chaos.cluster import PARTITIONS, Cluster
 from chaos.raw import raw_client
-from chaos.steps import OF_A_WRITE, Step
+from chaos.steps import OF_A_WRITE, OF_AN_EVENT, Step
 from holdfast.events import Event, partition_of
 from holdfast.worker.ownership import priority
 
@@ -68,7 +68,7 @@ async def test_what_a_death_leaves_of_one_write(cluster: Cluster, step: Step) ->
     assert sorted(record.id for record in records) == ["before", "deadly", "mortal"]
 
 
-@pytest.mark.parametrize("step", OF_A_WRITE)
+@pytest.mark.parametrize("step", [*OF_A_WRITE, *OF_AN_EVENT])
 async def test_death_under_load(cluster: Cluster, step: Step) -> None:
     """One of two workers dies at a step under load, comes back and dies there again: every save is there, once."""
     victim, other = cluster.mortal_worker("victim"), cluster.worker("other")

@@ -30,6 +30,7 @@ COMMANDS = [
     "read",
     "delete",
     "history",
+    "watch",
     "query",
     "rebuild",
     "transact",
@@ -121,6 +122,33 @@ def test_history_as_table_and_as_json(cli: Callable[..., Done]) -> None:
     page = cli("history", "h", "--json", "--limit", "1", "--after-version", "1").stdout.splitlines()
     assert [json.loads(line)["version"] for line in page] == [2]
     assert cli("history", "never").returncode == 0
+
+
+def test_a_watch_from_the_shell(cli: Callable[..., Done], service: Service) -> None:
+    """Given some keys, when they are watched, then what is there comes, an end of that, and what changes."""
+    cli("save", "user/1", "null")
+    cli("save", "other", "1")
+    told = [json.loads(line) for line in cli("watch", "user/", "--no-follow").stdout.splitlines()]
+    assert [(line.get("key"), line.get("version"), line.get("caught_up")) for line in told] == [
+        ("user/1", 1, None),
+        (None, None, True),
+    ]
+    assert told[0].keys() >= {"type", "etag", "id", "time", "value", "author"}
+    assert cli("watch", "--since", "2100-01-01", "--no-follow").stdout == '{"caught_up":true}\n'
+    failed(cli("watch", "user/", "--pattern", "user/*"), 1, "a prefix or a pattern")
+    failed(cli("watch", "--store", "none"), 1, "no store 'none'")
+
+    command = [sys.executable, "-m", "holdfast", "watch", "--pattern", "user/*"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(amqp_url=service.amqp_url))
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["key"] == "user/1"
+    assert json.loads(process.stdout.readline()) == {"caught_up": True}
+    cli("delete", "user/1")
+    gone = json.loads(process.stdout.readline())
+    assert (gone["type"], gone["version"], "value" in gone) == ("deleted", 2, False)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    process.stdout.close()
 
 
 def test_a_history_shows_values_as_they_are(cli: Callable[..., Done]) -> None:

@@ -11,12 +11,14 @@ from pamqp.header import ContentHeader
 from holdfast.dead import DeadLetter
 from holdfast.events import (
     BadCommand,
+    ChangesCommand,
     DescribeCommand,
     HistoryCommand,
     QueryCommand,
     ReadCommand,
     Reply,
     Status,
+    WatchCommand,
     decode_commands,
 )
 from holdfast.events.replies import error
@@ -88,4 +90,6 @@ class EngineSender:
                 return {"status": "ok"}
             case ReadCommand():
                 return await one(self.engine, decoded)
+            case WatchCommand() | ChangesCommand():
+                raise AssertionError(f"nobody buries a {decoded.op}")
         return await one(self.engine, request(decoded, author=author))

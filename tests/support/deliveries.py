@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from holdfast.worker.delivery import Delivery
+from holdfast.worker.publisher import Publication
 
 _tags = itertools.count(1)
 
@@ -39,6 +40,7 @@ class RememberingBroker:
         self.replies: list[tuple[str, str | None, Any]] = []
         self.sizes: list[int] = []
         self.buried: list[tuple[bytes, str, str]] = []
+        self.published: list[Publication] = []
         self.open = set(range(1, tags + 1))
         self.acknowledged: list[int] = []
         self.fails_at: str | None = None
@@ -56,7 +58,21 @@ class RememberingBroker:
         self.sizes.append(len(body))
         self.replies.append((to, correlation_id, orjson.loads(body)))
 
-    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:  # noqa: ARG002
+    async def tell(self, publication: Publication) -> None:
+        """Publish to an exchange that others read."""
+        if self.fails_at == "publish":
+            raise ConnectionError("scripted: the connection is gone at publish")
+        self.published.append(publication)
+
+    async def bury(
+        self,
+        delivery: Delivery,  # noqa: ARG002
+        body: bytes,
+        *,
+        reason: str,
+        detail: str,
+        again: bool = False,  # noqa: ARG002
+    ) -> None:
         """Publish a dead letter."""
         self._say("bury", reason)
         self.buried.append((body, reason, detail))

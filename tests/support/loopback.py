@@ -16,11 +16,13 @@ from aio_pika.exceptions import ConnectionClosed, DeliveryError
 import holdfast
 from holdfast.client import client as client_module
 from holdfast.events import (
+    ChangesCommand,
     DescribeCommand,
     HistoryCommand,
     QueryCommand,
     Record,
     Reply,
+    WatchCommand,
     decode_commands,
     decode_replies,
 )
@@ -28,6 +30,7 @@ from holdfast.stores import MemoryStore
 from holdfast.stores.scopes import EVERYTHING
 from holdfast.worker import Batch, Engine
 from holdfast.worker.search import Query, Search
+from holdfast.worker.watching import changes_page, watch_page
 
 from .commands import NOW, request
 from .loops import settle
@@ -189,6 +192,12 @@ class Loopback:
                     answers.append((command.id, {"status": "ok", "events": events, "next": following}))
                 case QueryCommand():
                     answers.append((command.id, await self._query(command)))
+                case WatchCommand():
+                    page, _ = await watch_page(self.store, command)
+                    answers.append((command.id, page))
+                case ChangesCommand():
+                    page, _ = await changes_page(self.store, command)
+                    answers.append((command.id, page))
                 case _:
                     made = request(command)
                     made.author = "tester"

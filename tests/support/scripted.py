@@ -146,8 +146,10 @@ class ScriptedStore:
         )
         return events
 
-    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
-        return await self._seen(None).keys(prefix, after=after, limit=limit)
+    async def keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
+    ) -> KeyPage:
+        return await self._seen(fence).keys(prefix, after=after, limit=limit, fence=fence)
 
     def scan(self) -> AsyncIterator[Record]:
         return self._seen(None).scan()

@@ -156,8 +156,10 @@ class TurnStore:
     async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
         return await self.inner.history(key, after_version=after_version, limit=limit)
 
-    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
-        return await self.inner.keys(prefix, after=after, limit=limit)
+    async def keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
+    ) -> KeyPage:
+        return await self.inner.keys(prefix, after=after, limit=limit, fence=fence)
 
     def scan(self) -> AsyncIterator[Record]:
         return self.inner.scan()

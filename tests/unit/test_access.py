@@ -324,6 +324,11 @@ def desk(access: AccessConfig = CONFIG, *, partitions: int = 1) -> AbstractAsync
 
 
 def command(op: str, key: str = "k/1", **fields: Any) -> Json:
+    if op == "watch":
+        return {"op": op, "id": fields.pop("id", f"{op}-{key}"), "prefix": key, **fields}
+    if op == "publish":
+        # No command: the right to it is asked for where a write carries messages.
+        return command("save", key, messages=[{"exchange": "orders"}], **fields)
     about = {"prefix": key} if op == "query" else {"key": key}
     made: Json = {"op": op, "id": fields.pop("id", f"{op}-{key}"), **about, **fields}
     return made | ({"value": 1} if op == "save" and "value" not in made else {})
@@ -438,11 +443,11 @@ async def test_an_unknown_store_is_told_to_those_only_who_may_ask() -> None:
 
 #: Every field of a reply: what a writer without the right to read may be told.
 FREE = {"id", "status", "epoch", "time", "error"}
-SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events", "next"}
+SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events", "next", "versions"}
 SECRET |= {"entries", "token", "scan", "as_of"}
 #: Told operation by operation, see test_access_transactions.py.
 BY_OPERATION = {"results"}
-OF_DESCRIBE = {"partitions", "protocol", "stores", "limits"}
+OF_DESCRIBE = {"partitions", "protocol", "stores", "limits", "feed"}
 FREE_OF_ERRORS = {"code", "message", "field", "expected", "operation", "key"}
 SECRET_OF_ERRORS = {"actual", "winner", "current"}
 
@@ -599,6 +604,7 @@ async def test_a_reader_is_told_everything() -> None:
             await it.ask(command("read", id="4"), "eye"),
             await it.ask(command("history", id="5"), "mole"),
             await it.ask(command("query", id="6"), "owner"),
+            await it.ask(command("watch", id="7"), "owner"),
         ]
     assert set().union(*replies) >= SECRET
     assert set(replies[0]["error"]) >= SECRET_OF_ERRORS

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from holdfast.events import (
     BadCommand,
+    ChangesCommand,
     Command,
     DeleteCommand,
     DescribeCommand,
@@ -16,6 +17,7 @@ from holdfast.events import (
     InvalidError,
     ReadCommand,
     SaveCommand,
+    WatchCommand,
     check_id,
     check_key,
     decode_commands,
@@ -27,6 +29,8 @@ OPS: dict[str, type] = {
     "delete": DeleteCommand,
     "read": ReadCommand,
     "history": HistoryCommand,
+    "watch": WatchCommand,
+    "changes": ChangesCommand,
     "describe": DescribeCommand,
 }
 MILLIS = [0, 1, 2**53 - 1, None]
@@ -45,6 +49,17 @@ NO_METADATA = [
     {"a": "x" * 4096},
     {"a": "ß" * 2048},
 ]
+NO_HEADERS: list[Any] = [
+    *([], {"": 1}, {"a": []}, {"a": 1.5}, {"x-death": 1}, {"a": 2**63}, {"a": "x" * 5000}, {"a" * 129: 1}),
+    {str(n): n for n in range(33)},
+]
+NO_MESSAGES: list[Any] = [
+    *("a", 1, True, {}, [1], [None], [[]], [{}], [{"exchange": 1}], [{"exchange": None}], [{"exchange": "x", "k": 1}]),
+    *([{"exchange": "x" * 256}], [{"exchange": "a\0"}], [{"exchange": "x", "routing_key": "ß" * 128}]),
+    *([{"exchange": "x", "body": 2**63}], [{"exchange": "x", "body": {"a\0": 1}}], [{"exchange": "x"}] * 17),
+    *([{"exchange": "x", "body": "x" * 262_144}], [{"exchange": "x", "body": "x" * 131_072}] * 2),
+    *([{"exchange": "x", "headers": headers}] for headers in NO_HEADERS),
+]
 
 GOOD: dict[str, list[Any]] = {
     "v": [1],
@@ -62,6 +77,11 @@ GOOD: dict[str, list[Any]] = {
     "consistency": ["strong", "eventual"],
     "after_version": [0, 1, 2**63 - 1],
     "limit": [1, 1000],
+    "messages": [None, []],
+    "prefix": ["", *TEXTS, "x" * 512],
+    "after": [None, *TEXTS, "x" * 512],
+    "values": [True, False],
+    "since": MILLIS,
 }
 BAD: dict[str, list[Any]] = {
     "v": [0, 2, -1, "1", None, True, 1.0, []],
@@ -79,13 +99,21 @@ BAD: dict[str, list[Any]] = {
     "consistency": ["", "linearizable", None, 1],
     "after_version": [-1, 2**63, 2**64, None, 1.0, "1", True],
     "limit": [0, 1001, -1, None, 1.0, "1", True],
+    "messages": NO_MESSAGES,
+    "prefix": [*NO_TEXTS[1:], "x" * 513, "ß" * 257],
+    "after": [text for text in NO_TEXTS if text is not None] + ["x" * 513],
+    "values": [None, 0, 1, "true"],
+    "since": NO_MILLIS,
 }
 COMMON = ["v", "id", "sent_at", "deadline"]
+WRITE = ["return_current", "metadata", "messages"]
 FIELDS: dict[str, list[str]] = {
-    "save": [*COMMON, "store", "key", "value", "etag", "max_version", "concurrency", "return_current", "metadata"],
-    "delete": [*COMMON, "store", "key", "etag", "max_version", "return_current", "metadata"],
+    "save": [*COMMON, "store", "key", "value", "etag", "max_version", "concurrency", *WRITE],
+    "delete": [*COMMON, "store", "key", "etag", "max_version", *WRITE],
     "read": [*COMMON, "store", "key", "consistency"],
     "history": [*COMMON, "store", "key", "after_version", "limit"],
+    "watch": [*COMMON, "store", "prefix", "after", "limit", "values", "since"],
+    "changes": [*COMMON, "store", "key", "after_version", "since", "limit"],
     "describe": COMMON,
 }
 REQUIRED = {"id", "key", "value"}
@@ -112,7 +140,8 @@ def test_good_fields(op: str, name: str, value: Any) -> None:
     """Each field takes what it should, and keeps it."""
     command = decode(least(op) | {name: value})
     assert type(command) is OPS[op]
-    assert getattr(command, name) == value
+    kept = getattr(command, name)
+    assert (list(kept) if isinstance(kept, tuple) else kept) == value
 
 
 @pytest.mark.parametrize(

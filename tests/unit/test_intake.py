@@ -19,6 +19,7 @@ from holdfast.worker.delivery import Delivery
 from holdfast.worker.intake import Elsewhere, Intake
 from holdfast.worker.lane import Lane
 from holdfast.worker.outbox import Outbox
+from holdfast.worker.watching import Watched
 
 PARTITIONS = 8
 KEY = "k"
@@ -48,6 +49,7 @@ class Desk:
         self.elsewhere: list[Elsewhere] = []
         self.histories: list[tuple[Delivery, HistoryCommand]] = []
         self.queries: list[tuple[Delivery, QueryCommand, KeyScope]] = []
+        self.watches: list[tuple[Delivery, Watched]] = []
         self.intake = Intake(
             lanes=cast("dict[str, Lane]", self.lanes),
             outbox=self.outbox,
@@ -58,6 +60,7 @@ class Desk:
             history=lambda delivery, command: self.histories.append((delivery, command)),
             query=lambda delivery, command, scope: self.queries.append((delivery, command, scope)),
             lacking=lacking,
+            watch=lambda delivery, command: self.watches.append((delivery, command)),
         )
 
     def take(self, taken: Delivery, partition: int = HOME) -> Delivery:

@@ -278,13 +278,13 @@ class SlowGrave(RememberingBroker):
         super().__init__()
         self.open_graves = self.most = 0
 
-    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str, again: bool = False) -> None:
         """Publish a dead letter, some time."""
         self.open_graves += 1
         self.most = max(self.most, self.open_graves)
         await asyncio.sleep(1)
         self.open_graves -= 1
-        await super().bury(delivery, body, reason=reason, detail=detail)
+        await super().bury(delivery, body, reason=reason, detail=detail, again=again)
 
 
 async def test_idle_means_that_all_is_acknowledged() -> None:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from holdfast.events import (
+    ChangesCommand,
     CheckOperation,
     DeleteCommand,
     DeleteOperation,
@@ -24,6 +25,8 @@ from holdfast.events import (
     SaveOperation,
     Status,
     TransactCommand,
+    WatchCommand,
+    feed,
     limits,
     topology,
     values,
@@ -39,6 +42,8 @@ COMMANDS: list[type[BaseModel]] = [
     ReadCommand,
     HistoryCommand,
     QueryCommand,
+    WatchCommand,
+    ChangesCommand,
     DescribeCommand,
 ]
 OPERATIONS: list[type[BaseModel]] = [SaveOperation, DeleteOperation, CheckOperation]
@@ -114,6 +119,11 @@ def test_names_and_limits_are_those_of_the_code() -> None:
         topology.COMMANDS,
         topology.INGRESS,
         topology.DEAD,
+        topology.EVENTS,
+        topology.FEED_HEADER,
+        topology.STORE_HEADER,
+        topology.KEY_HEADER,
+        topology.VERSION_HEADER,
         topology.RESERVED_PREFIX,
         topology.REASON_HEADER,
         topology.DETAIL_HEADER,
@@ -124,6 +134,9 @@ def test_names_and_limits_are_those_of_the_code() -> None:
     assert f"1 to {limits.MAX_STORE_LENGTH} of" in PAGE
     assert f"{limits.MAX_METADATA_ENTRIES} entries, {limits.MAX_METADATA_BYTES:,} bytes" in PAGE
     assert f"1 to {limits.MAX_PAGE:,}" in PAGE
+    assert f"{limits.MAX_MESSAGES} messages, {limits.MAX_MESSAGES_BYTES // 1024} KiB" in PAGE
+    assert f"{feed.MAX_LEVEL_LENGTH} characters" in PAGE
+    assert f"`{feed.FEED_CONTENT_TYPE}`" in PAGE
     assert f"At most {limits.MAX_DEPTH} levels" in PAGE
     assert f"at most {limits.MAX_ETAG_LENGTH} characters" in PAGE
     assert f"4 MiB and to {limits.MAX_MESSAGE_COMMANDS:,} commands" in PAGE

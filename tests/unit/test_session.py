@@ -47,10 +47,10 @@ class ScriptedBroker(RememberingBroker):
         await self.gate.wait()
         await super().reply(body, to=to, correlation_id=correlation_id)
 
-    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str, again: bool = False) -> None:
         """Publish a dead letter, when the gate is open."""
         await self.gate.wait()
-        await super().bury(delivery, body, reason=reason, detail=detail)
+        await super().bury(delivery, body, reason=reason, detail=detail, again=again)
 
     async def consume(self, partitions: Callable[[Delivery, int], None], ingress: Callable[[Delivery], None]) -> None:
         """Begin."""

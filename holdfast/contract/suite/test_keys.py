@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from holdfast.contract.records import deleted, refused, saved
+from holdfast.contract.records import deleted, new_id, refused, saved
 from holdfast.stores import EventStore
 
 
@@ -111,3 +111,12 @@ async def test_paging_while_others_write(store: EventStore) -> None:
     finally:
         done.set()
         assert await writer > 0
+
+
+async def test_a_page_behind_a_fence(store: EventStore) -> None:
+    """A page of keys that is asked for behind a fence has what was acknowledged before it."""
+    name = new_id()
+    await store.append([saved(f"{name}/a", 1), saved(f"{name}/b", 1)])
+    page = await store.keys(name, limit=1, fence=await store.fence())
+    assert page.keys == [f"{name}/a"]
+    assert (await store.keys(name, after=page.next, fence=await store.fence())).keys == [f"{name}/b"]

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.contract.records import new_id, refused, saved
+from holdfast.events import Event, OutboxMessage
 from holdfast.stores import EventStore
 
 # Characters outside Unicode cannot be in JSON, and NUL cannot be in an object's keys.
@@ -91,6 +92,21 @@ async def test_edges_round_trip(store: EventStore, value: Any) -> None:
 async def test_any_value_round_trips(store: EventStore, value: Any) -> None:
     """Whatever JSON allows within the limits comes back exactly."""
     await _round_trip(store, value)
+
+
+async def test_messages_round_trip(store: EventStore) -> None:
+    """What an event carries comes back exactly, in its order, also where values are left out."""
+    messages = (
+        OutboxMessage(exchange="", routing_key="a.b", body={"$ref": "x", "$id": 2**63 - 1, "f": 1.0, "n": None}),
+        OutboxMessage(exchange="orders", body=None, headers={"a": "ü", "b": -(2**63), "c": True}),
+    )
+    event = saved(new_id(), 1, value={"v": 1}, messages=messages)
+    await store.append([event])
+    assert (await store.find([event.id]))[event.id] == event
+    assert (await store.events([(event.key, 1)]))[event.key, 1] == event
+    without = (await store.find([event.id], with_values=False))[event.id]
+    assert isinstance(without, Event)
+    assert without.messages == messages
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

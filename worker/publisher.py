@@ -1,0 +1,180 @@
+"""The publisher: what a worker tells others than those who asked, in order, each message with a confirm.
+
+It lives as long as the process. What it was given stays with it until it is confirmed, whatever becomes of
+connections; commands are acknowledged when that has happened, so that a crash has them delivered again.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+from ..events import HoldfastError
+from .delivery import Delivery
+
+log = logging.getLogger(__name__)
+
+#: Messages that wait for their confirms at one time.
+ROUND: Final = 64
+#: Seconds between attempts to publish what the broker refuses.
+PAUSES: Final = (0.1, 0.5, 1.0)
+#: Seconds for which a place that has refused a message is not asked again and again.
+DOUBT: Final = 60.0
+#: Why a message that a write carried is in the dead letter queue, and with it the write.
+REFUSED_REASON: Final = "outbox_refused"
+
+
+class RefusedError(HoldfastError):
+    """The broker does not take a message: its exchange is missing, or a queue is full, or the account may not."""
+
+
+class Letter(NamedTuple):
+    """What goes to the dead letter queue in the place of a message."""
+
+    delivery: Delivery
+    body: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Publication:
+    """One message."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    content_type: str
+    headers: Mapping[str, Any]
+    message_id: str | None = None
+    #: Those of one line follow one another: each is published when the one before it is confirmed.
+    line: tuple[str, str] | None = None
+    #: None if nothing is lost with it for good.
+    letter: Letter | None = None
+    #: What is published in its place, and in that of all like it, if there is no room for it.
+    instead: "Publication | None" = None
+
+
+class PublishingBroker(Protocol):
+    """What the publisher needs of the broker."""
+
+    async def tell(self, publication: Publication) -> None:
+        """Publish with a confirm.
+
+        :raises RefusedError: if the broker does not take it.
+        """
+
+    async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str, again: bool = False) -> None:
+        """Publish to the dead letter queue and wait for the confirm; with ``again`` also what was replayed from it."""
+
+
+class Publisher:
+    """Publishes what it is given, in that order. One session after another runs it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Publication] = deque()
+        #: How many were given, and how many of them are done, since the beginning.
+        self.given = 0
+        self.done = 0
+        #: Bytes that wait.
+        self.size = 0
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Event()
+        #: In the place of messages for which there was no room.
+        self._owed: dict[str, Publication] = {}
+        #: Places that refused a message, and when.
+        self._refused: dict[tuple[str, str], float] = {}
+
+    def put(self, publication: Publication) -> None:
+        """Put a message behind those that wait."""
+        self._waiting.append(publication)
+        self.given += 1
+        self.size += len(publication.body)
+        self._wake.set()
+
+    def owe(self, publication: Publication) -> None:
+        """Publish this once, when nothing waits any more, however often it is owed."""
+        self._owed[publication.routing_key] = publication
+
+    def keep(self, until: int) -> None:
+        """Drop what was given after the first ``until``: who gave it gives it again."""
+        while self.given > max(until, self.done):
+            self.given -= 1
+            self.size -= len(self._waiting.pop().body)
+
+    async def wait(self, until: int, timeout: float | None = None) -> bool:
+        """Wait until the first ``until`` are done. Says whether they are, after so many seconds at most."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.done < until:
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self, broker: PublishingBroker) -> None:
+        """Publish for ever. An error of the broker ends it."""
+        while True:
+            while self._waiting:
+                some = self._next()
+                await self._publish(broker, some)
+                for publication in some:
+                    self._waiting.popleft()
+                    self.size -= len(publication.body)
+                self.done += len(some)
+                self._progress.set()
+                if not self._waiting:
+                    owed, self._owed = self._owed, {}
+                    for publication in owed.values():
+                        self.put(publication)
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _next(self) -> list[Publication]:
+        some: list[Publication] = []
+        lines: set[tuple[str, str]] = set()
+        for publication in self._waiting:
+            if len(some) == ROUND or publication.line in lines:
+                break
+            if publication.line is not None:
+                lines.add(publication.line)
+            some.append(publication)
+        return some
+
+    async def _publish(self, broker: PublishingBroker, some: list[Publication]) -> None:
+        # One connection takes them in the order in which they begin.
+        tasks = [asyncio.ensure_future(broker.tell(publication)) for publication in some]
+        try:
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, RefusedError):
+                raise result
+        for publication, result in zip(some, results, strict=True):
+            if isinstance(result, RefusedError):
+                await self._insist(broker, publication, result)
+
+    async def _insist(self, broker: PublishingBroker, publication: Publication, refusal: RefusedError) -> None:
+        """Try again for a moment, but not for ever: others wait, and acknowledgements with them."""
+        clock = asyncio.get_running_loop().time
+        place = publication.exchange, publication.routing_key
+        if clock() - self._refused.get(place, -DOUBT) >= DOUBT:
+            for pause in PAUSES:
+                await asyncio.sleep(pause)
+                try:
+                    await broker.tell(publication)
+                except RefusedError as again:
+                    refusal = again
+                else:
+                    self._refused.pop(place, None)
+                    return
+            if len(self._refused) >= 1000:
+                self._refused.clear()
+            self._refused[place] = clock()
+            log.warning("a message to %r, routing key %r, is given up: %s", *place, refusal)
+        if publication.letter is not None:
+            delivery, body = publication.letter
+            await broker.bury(delivery, body, reason=REFUSED_REASON, detail=f"{place}: {refusal}", again=True)
