@@ -17,7 +17,9 @@ _SHAPES: dict[str, set[str]] = {
     "read": _STATE | {"value"},
     "history": {"events", "next"},
     "transact": {"results"},
-    "describe": {"partitions", "protocol", "stores", "limits"},
+    "watch": {"events", "next", "versions"},
+    "changes": {"events", "next"},
+    "describe": {"partitions", "protocol", "stores", "limits", "feed"},
 }
 _ERROR = {"code", "message", "field"}
 _CONFLICT = {"expected", "actual", "winner", "current"}
@@ -66,7 +68,7 @@ def _check_ok(answer: dict[str, Any], fate: Fate) -> str | None:
             return f"exists {answer['exists']!r} after {fate.op}"
     if fate.op == "transact":
         return _check_results(answer.get("results"), fate.command["operations"])
-    if fate.op == "history" and not isinstance(answer.get("events"), list):
+    if fate.op in ("history", "watch", "changes") and not isinstance(answer.get("events"), list):
         return "a history without events"
     if fate.op == "describe" and type(answer.get("partitions")) is not int:
         return "a description without partitions"
@@ -131,6 +133,6 @@ def is_told(code: str, field: str | None, fate: Fate) -> bool:
     if allowed is None:
         return True
     told = (field or "").removesuffix("…")
-    if code in ("bad_value", "bad_metadata"):
+    if code in ("bad_value", "bad_metadata", "bad_messages"):
         return told.replace("[", ".").split(".")[0] in allowed
     return any(name.startswith(told) and (name == told or len(told) == LONGEST_FIELD - 1) for name in allowed)

@@ -21,7 +21,7 @@ def is_fresh(command_id: str) -> bool:
 
 def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
     """A valid command."""
-    op = rng.choices(texts.OPS, (43, 11, 24, 6, 8, 8))[0]
+    op = rng.choices(texts.OPS, (43, 11, 24, 6, 8, 8, 2, 4))[0]
     command: dict[str, Any] = {"op": op, "id": command_id}
     if rng.random() < 0.03:
         command["id"] = rng.choice(("1", "a", "once", "ä", "x" * 128))
@@ -31,7 +31,9 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["sent_at"] = rng.choice((None, now, now - 3_600_000, 0, 2**53 - 1))
     if rng.random() < 0.08:
         command["deadline"] = rng.choice((None, now + 36_000_000, 2**53 - 1, 0, now - 36_000_000))
-    if op not in ("describe", "transact"):
+    if op == "watch":
+        _listing(rng, command)
+    elif op not in ("describe", "transact"):
         command["key"] = rng.choice(texts.KEYS)
     if op != "describe" and rng.random() < 0.1:
         command["store"] = rng.choice(("default", "default", "nowhere", "A.b-c_1", "x" * 64))
@@ -48,7 +50,7 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
             _condition(rng, command, name)
     if op == "read" and rng.random() < 0.4:
         command["consistency"] = rng.choice(("strong", "eventual"))
-    if op == "history":
+    if op in ("history", "changes"):
         if rng.random() < 0.5:
             command["after_version"] = rng.choice((0, 1, 5, 2**63 - 1))
         if rng.random() < 0.8:
@@ -84,9 +86,37 @@ _CONDITIONS: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _listing(rng: Random, command: dict[str, Any]) -> None:
+    if rng.random() < 0.6:
+        command["prefix"] = rng.choice(("", "k1", "ä", "a/b/", "none/", "x" * 512))
+    if rng.random() < 0.3:
+        command["after"] = rng.choice((None, "k", "\U0010ffff", "x" * 512))
+    if rng.random() < 0.8:
+        command["limit"] = rng.choice((1, 2, 10))
+    if rng.random() < 0.3:
+        command["values"] = rng.choice((True, False))
+    if rng.random() < 0.2:
+        command["since"] = rng.choice((None, 0, 2**53 - 1))
+
+
+def _messages(rng: Random) -> Any:
+    message: dict[str, Any] = {
+        "exchange": rng.choice(("orders", "", "holdfast.commands", "ä", "x" * 255, "x" * 256, "\0", 1))
+    }
+    if rng.random() < 0.5:
+        message["routing_key"] = rng.choice(("", "placed", "holdfast.commands.0", "ß" * 127, "ß" * 128, None))
+    if rng.random() < 0.5:
+        message["body"] = texts.value(rng)
+    if rng.random() < 0.3:
+        message["headers"] = rng.choice(({}, {"a": "b"}, {"a": 1, "b": True}, {"a": 1.5}, {"x-a": 1}, {"": 1}, None))
+    return rng.choice((None, [], [message], [message] * 16, [message] * 17, message, [[message]]))
+
+
 def _conditions(rng: Random, command: dict[str, Any]) -> None:
     for name in _CONDITIONS:
         _condition(rng, command, name)
+    if rng.random() < 0.05:
+        command["messages"] = _messages(rng)
 
 
 def _condition(rng: Random, command: dict[str, Any], name: str) -> None:

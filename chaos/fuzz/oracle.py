@@ -250,10 +250,13 @@ class _Court:
             # Of two reasons to refuse it, either may be told.
             saves = [data] if op == "save" else _saves(data) if op == "transact" else []
             return {"unknown_store unknown_store"}.union(*(self._sizes(one) - {"ok"} for one in saves))
-        if op in ("read", "history"):
+        if op in ("read", "history", "watch", "changes"):
             return self._times(data) or {"ok"}
         if op == "transact":
             return self._outcomes_of_a_transaction(data, command_id)
+        if data.get("messages"):
+            # By default they may go nowhere.
+            return {"denied denied"}
         outcomes = self._sizes(data) if op == "save" else {"ok"}
         if "ok" not in outcomes:
             return outcomes
@@ -363,6 +366,37 @@ def _saves(data: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in data["operations"] if one["op"] == "save"]
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value and len(value.encode()) <= 255
+
+
+def _is_headers(value: Any) -> bool:
+    if not isinstance(value, dict) or len(value) > 32:
+        return False
+    for name, content in value.items():
+        if not name or len(name.encode()) > 128 or name.startswith("x-"):
+            return False
+        if not isinstance(content, str) and type(content) is not bool and not _is_integer(content, -(2**63), 2**63 - 1):
+            return False
+    return sum(len(name.encode()) + len(str(content).encode()) for name, content in value.items()) <= 4096
+
+
+def _is_message(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"exchange", "routing_key", "body", "headers"}
+        and _is_name(value.get("exchange"))
+        and _is_name(value.get("routing_key", ""))
+        and _is_headers(value.get("headers", {}))
+        and is_value(value.get("body"))
+    )
+
+
+def _is_messages(value: Any) -> bool:
+    # Inputs stay far from the limit of their bytes.
+    return value is None or (isinstance(value, list) and len(value) <= 16 and all(map(_is_message, value)))
+
+
 _MAX_VERSION = 2**63 - 1
 #: What each op takes: whether a value is good, and whether there has to be one.
 _Rule = tuple[Callable[[Any], bool], bool]
@@ -380,6 +414,7 @@ _WRITING: dict[str, _Rule] = _KEYED | {
     "max_version": (lambda value: value is None or _is_integer(value, 0, _MAX_VERSION), False),
     "return_current": (lambda value: isinstance(value, bool), False),
     "metadata": (_is_metadata, False),
+    "messages": (_is_messages, False),
 }
 _RULES: dict[str, dict[str, _Rule]] = {
     "save": _WRITING
@@ -389,6 +424,20 @@ _RULES: dict[str, dict[str, _Rule]] = {
     "history": _KEYED
     | {
         "after_version": (lambda value: _is_integer(value, 0, _MAX_VERSION), False),
+        "limit": (lambda value: _is_integer(value, 1, 1000), False),
+    },
+    "watch": {name: rule for name, rule in _KEYED.items() if name != "key"}
+    | {
+        "prefix": (lambda value: value == "" or is_text(value, 512), False),
+        "after": (lambda value: value is None or is_text(value, 512), False),
+        "limit": (lambda value: _is_integer(value, 1, 1000), False),
+        "values": (lambda value: isinstance(value, bool), False),
+        "since": (_is_time, False),
+    },
+    "changes": _KEYED
+    | {
+        "after_version": (lambda value: _is_integer(value, 0, _MAX_VERSION), False),
+        "since": (_is_time, False),
         "limit": (lambda value: _is_integer(value, 1, 1000), False),
     },
     "describe": _COMMON,

@@ -4,10 +4,11 @@ import json
 from random import Random
 from typing import Any
 
-OPS = ("save", "delete", "read", "history", "describe", "transact")
+OPS = ("save", "delete", "read", "history", "describe", "transact", "watch", "changes")
 FIELDS = (
     *("op", "v", "id", "sent_at", "deadline", "store", "key", "value", "etag", "max_version", "concurrency"),
     *("return_current", "metadata", "consistency", "after_version", "limit", "operations", "exists"),
+    *("messages", "prefix", "after", "values", "since"),
 )
 
 KEYS = [f"k{number}" for number in range(300)] + [
