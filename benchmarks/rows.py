@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from .bench import ECHO, HOLDFAST, MOTOR, NATS, Bench, Measurement
 from .consistency import measure_consistency
+from .feed import estimate_feed, measure_feed
 from .load import Sample
 from .million import estimate_million, measure_million
 from .plan import Plan
@@ -240,5 +241,6 @@ ROWS: dict[str, RowKind] = {
         lambda plan: 8 + _turns(plan, len(plan.flight_levels), 7, plan.flight_seconds),
         needs_nats=True,
     ),
+    "feed": RowKind(measure_feed, estimate_feed),
     "million": RowKind(measure_million, estimate_million),
 }

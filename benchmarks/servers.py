@@ -73,13 +73,16 @@ class Servers:
         mongo = MongoReplicaSet(self.folder / "stack/mongodb")
         return {"amqp_url": rabbit.url(name), "mongo_url": mongo.url(name), "database": name}
 
-    def another_worker(self, name: str) -> WorkerServer:
-        """Start one more worker, of another service with default settings; it has to be stopped at the end only."""
+    def another_worker(self, name: str, **environment: str) -> WorkerServer:
+        """Start one more worker, of another service, with default settings but for these; it has to be stopped at the
+        end only.
+        """
         RabbitServer(self.folder / "stack/rabbitmq").create_vhosts([name])
         urls = self.addresses_of(name)
         worker = WorkerServer(
             self.folder / f"worker-{name}",
             addresses=Addresses(amqp_url=urls["amqp_url"], mongo_url=urls["mongo_url"]),
+            environment=environment,
         )
         self._workers.append(worker)
         worker.start()
