@@ -351,3 +351,21 @@ def test_access_rules(accounts: Accounts, rabbit: RabbitServer, mongo_url: str) 
     access = AccessConfig(default="closed", rules=rules)
     with running_worker(rabbit.url(accounts.vhost), mongo_url, access=access):
         asyncio.run(run())
+
+
+async def test_sealed_values_and_spaces_of_keys(service: Service) -> None:
+    """A watch of a client that seals its values, in a space of keys, tells both as the client calls them."""
+    sealed = holdfast.Encryption({"k1": bytes(32)})
+    async with (
+        holdfast.connect(service.amqp_url) as plain,
+        holdfast.connect(service.amqp_url, encryption=sealed, keys=holdfast.by_name("shop")) as client,
+    ):
+        await plain.save("cart/1", "of nobody")
+        await client.save("cart/1", "secret")
+        async with client.watch("cart/") as watch:
+            assert await take(watch, 2) == [("cart/1", 1, "secret"), CaughtUp()]
+            await client.save("cart/1", "later")
+            await plain.save("cart/1", "of nobody")
+            await client.save("cart/2", "last")
+            assert await take(watch, 2) == [("cart/1", 2, "later"), ("cart/2", 1, "last")]
+            assert "later" not in str(await plain.read("shop/cart/1"))
