@@ -369,3 +369,17 @@ async def test_sealed_values_and_spaces_of_keys(service: Service) -> None:
             await client.save("cart/2", "last")
             assert await take(watch, 2) == [("cart/1", 2, "later"), ("cart/2", 1, "last")]
             assert "later" not in str(await plain.read("shop/cart/1"))
+
+
+async def test_transactions_are_told(service: Service) -> None:
+    """What a transaction has changed is told like everything else, also when it comes again; what it refused is not."""
+    async with holdfast.connect(service.amqp_url) as client, client.watch() as watch:
+        assert await take(watch, 1) == [CaughtUp()]
+        steps = [holdfast.Save("a/1", 1), holdfast.Save("b/1", 2)]
+        await client.transact(steps, id="one")
+        assert sorted(await take(watch, 2)) == [("a/1", 1, 1), ("b/1", 1, 2)]
+        await client.transact(steps, id="one")
+        with pytest.raises(holdfast.ConflictError):
+            await client.transact([holdfast.Save("a/1", 3), holdfast.Save("b/1", 4, first_write=True)])
+        await client.save("a/1", 5)
+        assert await take(watch, 1) == [("a/1", 2, 5)]
