@@ -317,8 +317,11 @@ class SqliteStore:
 
         return _events(await self._run(look))
 
-    async def keys(self, prefix: str = "", *, after: str | None = None, limit: int = 1000) -> KeyPage:
+    async def keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
+    ) -> KeyPage:
         """Keys that have an event, in byte order, which is SQLite's own for texts."""
+        _check(fence)
 
         def look() -> list[str]:
             begin = max(prefix, after or "")
