@@ -19,7 +19,9 @@ class FeedSide(Side):
         self._watch = await self._client.watch().__aenter__()
         self._told: dict[str, int] = {}
         self._changes = 0
+        self._caught_up = asyncio.Event()
         self._taking = asyncio.create_task(self._take())
+        await self._caught_up.wait()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -35,6 +37,8 @@ class FeedSide(Side):
                     raise WrongCountError(f"{item.key}: version {item.version} after {told.get(item.key, 0)}")
                 told[item.key] = item.version
                 self._changes += 1
+            else:
+                self._caught_up.set()
 
     async def prove(self, *, prefix: str, keys: int) -> Options:
         """Wait until what is there has been told, each version of each key once."""
