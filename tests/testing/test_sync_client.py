@@ -176,8 +176,8 @@ def test_both_clients_share_a_service() -> None:
 def test_every_call_is_there_with_the_same_parameters() -> None:
     """Given the async client and handle, when the blocking ones are compared, then no call is missing or differs."""
     for asynchronous, blocking, elsewhere in (
-        # Entities and what is watched are for `run`.
-        (Client, SyncClient, {"open", "close", "activate", "watch"}),
+        # Entities and what is watched are for `run`; the last three are for watches.
+        (Client, SyncClient, {"open", "close", "activate", "watch", "ask", "opened", "feed_mode"}),
         # What an update is given may be a coroutine function there; the other is for handles among themselves.
         (PersistentState, SyncState, {"update", "start_writing"}),
     ):
