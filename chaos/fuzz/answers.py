@@ -94,7 +94,11 @@ def _check_error(answer: dict[str, Any], fate: Fate) -> str | None:
     is_conflict = answer["status"] == "conflict"
     others = answer.keys() - _ALWAYS - {"error"} - ({"exists", "version"} if is_conflict else set())
     others |= (
-        error.keys() - _ERROR - (_CONFLICT if is_conflict else set()) - (_PLACE if fate.op == "transact" else set())
+        error.keys()
+        - _ERROR
+        - (_CONFLICT if is_conflict else set())
+        # One of several commands that share an id may be a transaction.
+        - (_PLACE if fate.op in ("transact", None) else set())
     )
     if others:
         return f"fields that {answer['status']} has not: {others}"

@@ -14,11 +14,18 @@ from support.load import Load, check_log, read_log
 import holdfast
 from chaos.faults.broker import broker_faults
 from holdfast.amqp import Line
+from holdfast.client.link import Link
 from holdfast.events import partition_of, partition_queue
 from holdfast.events.urls import amqp_urls
 from holdfast.local import RabbitCluster, RabbitServer
 from holdfast.worker import WorkerOptions, broker
 from holdfast.worker.broker import AmqpBroker, BrokerLostError
+
+
+def link_of(client: holdfast.Client) -> Link:
+    """What a client has to a broker."""
+    assert isinstance(client._link, Link)
+    return client._link
 
 
 async def test_closed_connections_are_made_again(on_fragile_rabbit: Cluster) -> None:
@@ -96,13 +103,13 @@ async def test_a_client_whose_reply_queue_is_gone_gets_another(on_fragile_rabbit
         await asyncio.to_thread(worker.pause)
         waiting = [asyncio.create_task(client.save("k", number)) for number in range(3)]
         await cluster.until(lambda: cluster.waiting() > 0, "a message in the queue")
-        reply_queue = client._link._reply_to
+        reply_queue = link_of(client)._reply_to
 
         await asyncio.to_thread(cluster.rabbit.delete_queue, cluster.vhost, reply_queue)
         await asyncio.to_thread(worker.resume)
 
         assert [entry.version for entry in await asyncio.gather(*waiting)] == [1, 2, 3]
-        assert client._link._reply_to != reply_queue
+        assert link_of(client)._reply_to != reply_queue
 
 
 async def test_calls_wait_for_a_client_that_cannot_connect(on_fragile_rabbit: Cluster) -> None:
@@ -335,7 +342,7 @@ async def test_a_client_whose_reply_queue_went_without_a_word_gets_another(
     await cluster.start()
     async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
         await client.save("k", 1)
-        queue = f'rabbit_misc:r(<<"{cluster.vhost}">>, queue, <<"{client._link._reply_to}">>)'
+        queue = f'rabbit_misc:r(<<"{cluster.vhost}">>, queue, <<"{link_of(client)._reply_to}">>)'
         cluster.rabbit.eval(f"rabbit_db_queue:delete({queue}, normal), ok")
 
         assert (await client.save("k", 2)).version == 2
@@ -350,7 +357,7 @@ async def test_a_client_without_an_answer_keeps_its_reply_queue(on_fragile_rabbi
     async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
         await client.save("k", 1)
         await asyncio.to_thread(worker.pause)
-        link = client._link
+        link = link_of(client)
         looked = asyncio.Event()
         look = link._look_for_reply_queue
 
