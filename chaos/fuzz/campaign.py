@@ -296,8 +296,10 @@ class Campaign:
         message_id = headers.get(b"x-holdfast-message-id") or properties.get("message_id", b"")
         sent = self._sent_by(properties.get("correlation_id", b""), message_id)
         if sent is None:
+            # Others with the same body may wait for answers.
             candidates = self._by_body.get(body, [])
-            sent = next((each for each in candidates if each.missing), candidates[0] if candidates else None)
+            likeliest = [each for each in candidates if each.missing and each.may_be_buried_for(reason)]
+            sent = next(iter(likeliest or candidates), None)
         if sent is None:
             self._fail(f"a dead letter of nothing that was sent: {reason} {body[:300]!r} {headers!r:.500}")
             return

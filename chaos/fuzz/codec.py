@@ -96,19 +96,14 @@ def _compare_good(command: Command, fate: Fate) -> str | None:
         return f"a command, allowed are {sorted(fate.outcomes)}"
     sent = {name: value for name, value in fate.command.items() if name != "id"}
     taken = {name: getattr(command, name) for name in sent}
+    # The order of an object's members plays no part.
+    for name in ("operations", "messages"):
+        if sent.get(name) is not None:
+            taken[name] = [
+                {member: getattr(one, member) for member in other}
+                for one, other in zip(taken[name], sent[name], strict=True)
+            ]
     # By their texts: 1, 1.0 and True are equal, and different values.
-    if isinstance(command, TransactCommand):
-        both = zip(command.operations, sent["operations"], strict=True)
-        # The order of an object's members plays no part.
-        taken["operations"] = [{name: getattr(one, name) for name in other} for one, other in both]
-    # By their texts: 1, 1.0 and True are equal, and different values.
-    if isinstance(command, TransactCommand):
-        taken["operations"] = [one.model_dump(exclude_unset=True) for one in command.operations]
-        # The order of an object's members plays no part.
-        taken["operations"] = [
-            {name: one[name] for name in other}
-            for one, other in zip(taken["operations"], sent["operations"], strict=True)
-        ]
     if any(repr(taken[name]) != repr(sent[name]) for name in sent if name != "value"):
         return f"taken for {taken}, sent was {sent}"
     if isinstance(command, SaveCommand):

@@ -97,6 +97,10 @@ class Sent:
             candidates.popleft()
         return candidates
 
+    def may_be_buried_for(self, reason: str) -> bool:
+        """Whether a dead letter with this reason can be this message. Without one it is the broker's."""
+        return not reason or self.is_silent or any(each.buried_for == reason for each in self.judgements)
+
     def bury(self, body: bytes, reason: str) -> str | None:
         """Take a dead letter that a worker wrote. Gives back what is wrong with it; None if nothing is."""
         self.letters += 1

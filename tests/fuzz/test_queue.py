@@ -91,6 +91,8 @@ fields: dict[str, list[str]] = {
     "history": ["store", "after_version", "limit"],
     "describe": [],
     "transact": ["store", "return_current", "metadata"],
+    "watch": ["store", "limit"],
+    "changes": ["store", "after_version", "limit"],
 }
 
 
@@ -98,7 +100,7 @@ fields: dict[str, list[str]] = {
 def commands(draw: st.DrawFn) -> dict[str, Any]:
     """A command that is valid, or has fields that may be anything."""
     op = draw(st.sampled_from(texts.OPS))
-    required = {"key": good["key"]} if op not in ("describe", "transact") else {}
+    required = {"key": good["key"]} if op not in ("describe", "transact", "watch") else {}
     if op == "transact":
         required["operations"] = good["operations"]
     if op == "save":

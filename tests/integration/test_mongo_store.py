@@ -19,7 +19,7 @@ from holdfast.stores.driver import Driver
 from holdfast.stores.queries import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, newest
 from holdfast.stores.setup import explain
 
-APPENDED, UNKNOWN = Outcome.APPENDED, Outcome.UNKNOWN
+APPENDED, BLOCKED, NOT_TRIED, UNKNOWN = Outcome.APPENDED, Outcome.BLOCKED, Outcome.NOT_TRIED, Outcome.UNKNOWN
 
 
 @pytest.fixture
@@ -133,7 +133,10 @@ async def test_the_clocks_of_all_calls(failing: MongoReplicaSet) -> None:
     # The profiler keeps an update's statement without the command around it.
     commands = [entry["command"] for entry in seen if entry["op"] != "update"]
     assert len(commands) >= 10
-    assert {command.get("maxTimeMS") for command in commands} == {2000}
+    # An append that waits for somebody's open transaction is given up sooner.
+    appends = [command for command in commands if command.get("insert") == "default.events"]
+    assert [command["maxTimeMS"] for command in appends] == [1000]
+    assert {command.get("maxTimeMS") for command in commands if command not in appends} == {2000}
     await store.close()
 
 
@@ -305,7 +308,7 @@ async def test_an_insert_is_never_repeated_by_the_driver(failing: MongoReplicaSe
     store = MongoStore(failing.url() + options, timeout_seconds=2)
     await store.open()
     event = saved("a", 1)
-    for failure in ({"closeConnection": True}, {"errorCode": 91}, {"errorCode": 50}):
+    for failure in ({"closeConnection": True}, {"errorCode": 91}):
         fail(failing, "insert", **failure)
         assert list((await store.append([event, saved("b", 1)])).outcomes) == [UNKNOWN, UNKNOWN]
         fail(failing, "aggregate", **failure)
@@ -313,6 +316,18 @@ async def test_an_insert_is_never_repeated_by_the_driver(failing: MongoReplicaSe
             await store.heads(["a"])
     assert await store.find([event.id]) == {}
     assert list((await store.append([event])).outcomes) == [APPENDED]
+    await store.close()
+
+
+async def test_an_append_that_ran_out_of_its_time(failing: MongoReplicaSet) -> None:
+    """The server has given it up: the store looks what landed, and goes on. Who is late alone, too, is blocked."""
+    store = MongoStore(failing.url(), timeout_seconds=2)
+    await store.open()
+    fail(failing, "insert", errorCode=50)
+    assert list((await store.append([saved("a", 1), saved("b", 1)])).outcomes) == [APPENDED, APPENDED]
+    fail(failing, "insert", errorCode=50, times=2)
+    assert list((await store.append([saved("a", 2), saved("b", 2)])).outcomes) == [BLOCKED, NOT_TRIED]
+    assert await store.versions(["a", "b"]) == {"a": 1, "b": 1}
     await store.close()
 
 
