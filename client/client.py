@@ -380,6 +380,7 @@ class Client:
         *,
         store: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        messages: Sequence[OutboxMessage] = (),
         return_current: bool = False,
         timeout: float | None = None,
         id: str | None = None,  # noqa: A002 - the protocol's word
@@ -389,6 +390,8 @@ class Client:
         :param steps: :class:`Save`, :class:`Delete` and :class:`Check`, at most 500. Each may have its condition; each
             sees what those before it have made of its key.
         :param metadata: kept with each event.
+        :param messages: published if it is committed, and only then, also where it changes nothing: at least once, in
+            order. They belong to the key of the first step, and are in one order with the messages of that key.
         :param return_current: a conflict brings the value that it met.
         :returns: one result for each step.
         :raises ConflictError: if a condition does not hold: ``operation`` and ``key`` say whose, the first in order.
@@ -397,6 +400,8 @@ class Client:
         """
         command: Wire = {"op": "transact", "operations": to_operations(steps)}
         key = command["operations"][0]["key"]
+        if messages:
+            command["messages"] = [message.model_dump() for message in check_messages(messages)]
         store = self._complete(command, store, metadata, return_current)
         return to_results(await self._call(command, store, key, timeout, id, mutates=True))
 
@@ -418,9 +423,15 @@ class Client:
                 both.save("account/b", 110, etag=b.etag)
         """
 
-        async def commit(steps: Sequence[Step]) -> list[StepResult]:
+        async def commit(steps: Sequence[Step], messages: Sequence[OutboxMessage]) -> list[StepResult]:
             return await self.transact(
-                steps, store=store, metadata=metadata, return_current=return_current, timeout=timeout, id=id
+                steps,
+                store=store,
+                metadata=metadata,
+                messages=messages,
+                return_current=return_current,
+                timeout=timeout,
+                id=id,
             )
 
         return Transaction(commit, store or self._store)

@@ -6,7 +6,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from ..events import ClosedError, InvalidError, Reply, SeveralStoresError, check_key, check_value
+from ..events import ClosedError, InvalidError, OutboxMessage, Reply, SeveralStoresError, check_key, check_value
+from ..events.outbox import check_messages
 from .calls import Wire
 from .entry import Delete, Save, Step, to_datetime
 
@@ -88,8 +89,8 @@ def to_results(reply: Reply) -> list[StepResult]:
     ]
 
 
-#: Sends steps, with the store's name.
-Commit = Callable[[Sequence[Step]], Awaitable[list[StepResult]]]
+#: Sends steps, and the messages that they carry.
+Commit = Callable[[Sequence[Step], Sequence[OutboxMessage]], Awaitable[list[StepResult]]]
 
 
 class Transaction:
@@ -103,6 +104,7 @@ class Transaction:
         self._commit = commit
         self._store = store
         self._steps: list[Step] = []
+        self._messages: list[OutboxMessage] = []
         self._results: list[StepResult] | None = None
         self._sent = False
 
@@ -129,6 +131,12 @@ class Transaction:
         """
         return self._add(Check(key, etag=etag, exists=exists), store)
 
+    def publish(self, *messages: OutboxMessage) -> None:
+        """Have messages published if it is committed, and only then: see ``messages`` of :meth:`Client.transact`."""
+        if self._sent:
+            raise ClosedError("this transaction was sent already")
+        self._messages += check_messages([*self._messages, *messages])[len(self._messages) :]
+
     def _add(self, step: Step, store: str | None) -> int:
         if self._sent:
             raise ClosedError("this transaction was sent already")
@@ -150,7 +158,7 @@ class Transaction:
         if self._sent:
             raise ClosedError("this transaction was sent already")
         self._sent = True
-        self._results = await self._commit(self._steps)
+        self._results = await self._commit(self._steps, self._messages)
         return self._results
 
     @property
@@ -169,6 +177,6 @@ class Transaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commit what was put together. A transaction without steps, or one that was committed, sends nothing."""
-        if kind is None and self._steps and not self._sent:
+        """Commit what was put together. A transaction of nothing at all, or one that was committed, sends nothing."""
+        if kind is None and (self._steps or self._messages) and not self._sent:
             await self.commit()

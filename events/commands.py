@@ -276,6 +276,8 @@ class TransactCommand(_Command):
     return_current: bool = False
     #: Kept with each event.
     metadata: Metadata | None = None
+    #: To be published if it is committed. They belong to the key of the first operation.
+    messages: Messages | None = None
 
     @model_validator(mode="after")
     def _check_stores(self) -> Self:

@@ -73,6 +73,8 @@ class Receipt(_Record):
     answer: dict[str, Any]
     #: How many events it made. They have the positions from 1 up to this.
     events: int
+    #: As of an event: to be published, at least once. They are of the receipt's key.
+    messages: tuple[OutboxMessage, ...] | None = None
 
 
 Record = Event | Refusal | Receipt
@@ -100,11 +102,13 @@ def with_messages(digest: bytes, carried: bytes) -> bytes:
 
 
 def digest_of_transaction(command: TransactCommand) -> bytes:
-    """Eight bytes over what a transaction means: its operations in their order, each with its digest."""
+    """Eight bytes over what a transaction means: its operations in their order, each with its digest, and messages."""
     digest = blake2b(digest_size=8)
     digest.update(orjson.dumps(["transact", command.store, len(command.operations)]))
     for part in operation_digests(command):
         digest.update(part)
+    if command.messages:
+        return with_messages(digest.digest(), messages_text(command.messages))
     return digest.digest()
 
 

@@ -67,13 +67,13 @@ def to_document(record: Record) -> dict[str, Any]:
         # A deleted key has no value; a saved one may have the value null, which is one.
         if record.value is not None or record.type == "saved":
             document["value"] = record.value
-        if record.messages:
-            document["messages"] = [message.model_dump() for message in record.messages]
     else:
         document["type"] = record.type
         document["answer"] = record.answer
         if isinstance(record, Receipt):
             document["events"] = record.events
+    if not isinstance(record, Refusal) and record.messages:
+        document["messages"] = [message.model_dump() for message in record.messages]
     document["time"] = DatetimeMS(record.time)
     document["digest"] = record.digest
     if record.author is not None:

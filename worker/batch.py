@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..events import DeleteCommand, Event, ReadCommand, SaveCommand, TransactCommand
+from ..events import DeleteCommand, Event, ReadCommand, Receipt, SaveCommand, TransactCommand
 from .decide import Answer
 
 #: Reads are worth nothing to fold, and a transaction is in no batch but its own.
@@ -42,6 +42,8 @@ class Request:
     answer: Answer | None = None
     #: What it has put into the log, by this delivery or an earlier one: to be told to others before it is acknowledged.
     events: Sequence[Event] = ()
+    #: Likewise, of a transaction that carries messages: its receipt has them.
+    receipt: Receipt | None = None
     #: Bytes of the values in the answer.
     answer_size: int = 0
 

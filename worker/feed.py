@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..events import Event, OutboxMessage
+from ..events import Event, OutboxMessage, Receipt
 from ..events.feed import FEED_CONTENT_TYPE, FeedMode, cloud_event, level_of, notice_key, routing_key
 from ..events.limits import REPLY_MESSAGE_BYTES
 from ..events.topology import EVENTS, FEED_HEADER, KEY_HEADER, RESERVED_PREFIX, STORE_HEADER, VERSION_HEADER
@@ -93,13 +93,14 @@ def notice(store: str) -> Publication:
     return Publication(EVENTS, notice_key(store), b"[]", FEED_CONTENT_TYPE, {FEED_HEADER: NOTICE_KIND})
 
 
-def outbox_publications(store: str, event: Event, letter: Letter) -> Iterator[Publication]:
-    """The messages that an event's command carried, in order.
+def outbox_publications(store: str, record: Event | Receipt, letter: Letter) -> Iterator[Publication]:
+    """The messages that a write or a transaction carried, in order.
 
     :param letter: what goes to the dead letter queue if nobody takes one of them.
     """
-    told = {STORE_HEADER: store, KEY_HEADER: event.key, VERSION_HEADER: event.version}
-    for number, message in enumerate(event.messages or ()):
+    version = record.version if isinstance(record, Event) else _version_in(record)
+    told = {STORE_HEADER: store, KEY_HEADER: record.key, VERSION_HEADER: version}
+    for number, message in enumerate(record.messages or ()):
         yield Publication(
             message.exchange,
             message.routing_key,
@@ -107,10 +108,16 @@ def outbox_publications(store: str, event: Event, letter: Letter) -> Iterator[Pu
             "application/json",
             {**message.headers, **told},
             # The same each time that it is published, so that its consumers can tell a repeat.
-            message_id=f"{event.id}/{number}",
-            line=(store, event.key),
+            message_id=f"{record.id}/{number}",
+            line=(store, record.key),
             letter=letter,
         )
+
+
+def _version_in(receipt: Receipt) -> int:
+    """The version that the key of a transaction's messages has behind it; 0 if it was never there."""
+    version: int = next(one["version"] for one in reversed(receipt.answer["results"]) if one["key"] == receipt.key)
+    return version
 
 
 def _pack(events: list[dict[str, Any]]) -> Iterator[bytes]:

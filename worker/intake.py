@@ -171,15 +171,17 @@ class Intake:
                 apart=delivery.apart,
                 origin=delivery,
             )
+            if not isinstance(command, ReadCommand) and command.messages:
+                refused = self._refusal_of_messages(author, command)
+                if refused is not None:
+                    self._refuse_with(letters, command.id, refused, command.model_dump(exclude_unset=True))
+                    continue
             if isinstance(command, TransactCommand):
                 wrong = self._prepare_transaction(request, command)
                 if wrong is not None:
                     self._refuse(letters, command.id, wrong, command.model_dump(exclude_unset=True))
                     continue
             elif not isinstance(command, ReadCommand):
-                if command.messages and (refused := self._refusal_of_messages(author, command)) is not None:
-                    self._refuse_with(letters, command.id, refused, command.model_dump(exclude_unset=True))
-                    continue
                 if access is not None and not access.allows(author, "read", store, command.key):
                     request.blind = True
                     # What is not going to be told is not looked up, so that the time it takes tells nothing either.
@@ -228,6 +230,8 @@ class Intake:
                 return TooLargeError(message, field=f"operations[{number}].value")
         request.keys = keys_of(command)
         request.digest, request.size = digest_of_transaction(command), sum(sizes)
+        if command.messages:
+            request.size += messages_size(command.messages)
         if self._access is not None:
             request.hidden = self._access.hidden(request.author, command)
             request.blind = bool(request.hidden)
@@ -251,8 +255,10 @@ class Intake:
         else:
             self._watch(delivery, command)
 
-    def _refusal_of_messages(self, author: str | None, command: SaveCommand | DeleteCommand) -> Wire | None:
-        """Why a write may not carry its messages; None if it may."""
+    def _refusal_of_messages(
+        self, author: str | None, command: SaveCommand | DeleteCommand | TransactCommand
+    ) -> Wire | None:
+        """Why a write may not carry its messages; None if it may. Those of a transaction are of its first key."""
         access = self._access
         if access is not None and not access.allows(author, "publish", command.store, command.key):
             return access.denial(author, "publish", command.store, command.key)

@@ -162,6 +162,7 @@ class Lane:
                 # The engine still has the requests of its round. Their values must not stay with them.
                 request.answer = HANDED_OUT
                 request.events = ()
+                request.receipt = None
             if self._claims:
                 self._leave(answered)
         if batch.limit is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator,
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..events import Event, HistoryCommand, QueryCommand, Status, StoreUnavailable, Topology
+from ..events import Event, HistoryCommand, QueryCommand, Receipt, Status, StoreUnavailable, Topology
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
 from ..stores import KeyScope, Suspects, lacking
@@ -319,7 +319,8 @@ class Session:
 
     def _answered(self, requests: list[Request]) -> None:
         outbox = self._outbox
-        told = [(request, request.events) for request in requests if request.events]
+        # Taken here: they do not stay with the requests until the messages are made.
+        told = [(each, each.events, each.receipt) for each in requests if each.events or each.receipt is not None]
         if told:
             outbox.publish(self._publications(told))
         for request in requests:
@@ -329,14 +330,14 @@ class Session:
                 answer = conceal_results(answer, request.hidden) if request.keys else conceal(answer)
             outbox.answer(request.origin, {"id": request.command.id, **answer}, size=request.answer_size)
 
-    def _publications(self, told: Sequence[tuple[Request, Sequence[Event]]]) -> Iterator[Publication]:
-        yield from feed_publications(((request.command.store, each) for request, each in told), self._modes)
-        for request, events in told:
-            for event in events:
-                if event.messages:
+    def _publications(self, told: Sequence[tuple[Request, Sequence[Event], Receipt | None]]) -> Iterator[Publication]:
+        yield from feed_publications(((request.command.store, events) for request, events, _ in told), self._modes)
+        for request, events, receipt in told:
+            for record in events if receipt is None else (receipt,):
+                if record.messages:
                     # Sent again, the write finds itself in the log, and what it carries is published again.
                     body = request.command.model_dump_json(exclude_unset=True).encode()
-                    yield from outbox_publications(request.command.store, event, Letter(request.origin, body))
+                    yield from outbox_publications(request.command.store, record, Letter(request.origin, body))
 
     def _give_notice(self) -> None:
         for store, mode in self._modes.items():

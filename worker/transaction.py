@@ -34,16 +34,17 @@ from .decide import LATE, NEVER, TOO_OLD, Answer, Rejection, answer_to, decide, 
 class Commit:
     """All operations hold: this is what goes into the log in one step."""
 
-    #: The receipt, and the events in order.
-    records: list[Record]
+    receipt: Receipt
+    #: In order.
+    events: list[Event]
     #: (key, version) that nobody may have taken: what was looked at and not written.
     guards: list[tuple[str, int]]
     answer: Answer
 
     @property
-    def events(self) -> list[Event]:
-        """Those of the records that are events."""
-        return [record for record in self.records if isinstance(record, Event)]
+    def records(self) -> list[Record]:
+        """The receipt, and the events behind it."""
+        return [self.receipt, *self.events]
 
 
 def keys_of(command: TransactCommand) -> tuple[str, ...]:
@@ -96,10 +97,11 @@ def decide_transaction(
         metadata=command.metadata,
         answer=answer,
         events=len(events),
+        messages=command.messages or None,
     )
     # A key that is written is proved by the version that its event takes.
     guards = [(key, head.version + 1) for key, head in seen.items() if key not in own]
-    return Commit([receipt, *events], guards, answer)
+    return Commit(receipt, events, guards, answer)
 
 
 def _decide_one(

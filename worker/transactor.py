@@ -159,6 +159,7 @@ class Transactor:
                 self._knowledge.learn_head(event.key, head_of(event))
                 self._knowledge.learn_state(event.key, state_of(event))
             request.events = tuple(commit.events)
+            request.receipt = commit.receipt if commit.receipt.messages else None
             request.answer = commit.answer
         return transacted.outcome
 
@@ -186,9 +187,11 @@ class Transactor:
         if record is None:
             return False
         answer = answer_again(record, command, author=request.author, digest=request.digest)
-        if self._tells_values and isinstance(record, Receipt) and answer["status"] == Status.OK:
+        if isinstance(record, Receipt) and answer["status"] == Status.OK:
             # Who put them there may have died before they were told to others. Once more does no harm.
-            request.events = await self._events_of(command, answer, after)
+            request.receipt = record if record.messages else None
+            if self._tells_values:
+                request.events = await self._events_of(command, answer, after)
         request.answer = await self._with_current(command, answer, after, request)
         return True
 

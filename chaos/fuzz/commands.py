@@ -48,6 +48,8 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["operations"] = [_operation(rng, store) for _ in range(rng.choice((1, 1, 2, 2, 3, 5)))]
         for name in ("return_current", "metadata"):
             _condition(rng, command, name)
+        if rng.random() < 0.05:
+            command["messages"] = _messages(rng)
     if op == "read" and rng.random() < 0.4:
         command["consistency"] = rng.choice(("strong", "eventual"))
     if op in ("history", "changes"):

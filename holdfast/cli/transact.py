@@ -9,6 +9,7 @@ import typer
 from ..client import Check, Client, Delete, Save, Step
 from ..events import InvalidError
 from ..events.codec import parse_json
+from ..events.outbox import check_messages
 from ..events.topology import DEFAULT_STORE
 from .options import AmqpUrl, Store, Timeout
 from .service import ask_service
@@ -29,6 +30,13 @@ def transact(
             "input."
         ),
     ],
+    message: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Publish this if it is committed, and only then, such as {"exchange": "orders", "routing_key": '
+            '"placed", "body": 1}. Several in their order.'
+        ),
+    ] = None,
     store: Store = DEFAULT_STORE,
     amqp_url: AmqpUrl = None,
     timeout: Timeout = None,
@@ -39,8 +47,10 @@ def transact(
     """
     steps = to_steps(sys.stdin.read() if operations == "-" else operations)
 
+    messages = check_messages([parse_json(one.encode()) for one in message or ()])
+
     async def call(client: Client) -> list[dict[str, Any]]:
-        results = await client.transact(steps, store=store)
+        results = await client.transact(steps, messages=messages, store=store)
         return [{name: item for name, item in asdict(one).items() if item is not None} for one in results]
 
     for result in ask_service(call, amqp_url, timeout):

@@ -29,6 +29,7 @@ from ..events import (
     decode_commands,
 )
 from ..events.limits import FENCE_WINDOW_MS
+from ..worker.publisher import REFUSED_REASON
 from .letter import NOTHING, DeadLetter, Entry, entry_of
 from .queue import DeadLetterQueue
 from .selection import Filter, Named
@@ -161,7 +162,10 @@ def _objection(step: Step, *, now: int, force: bool, made_up: str) -> Outcome | 
         )
     if command.id == made_up and not force:
         return step.outcome(REFUSED, "it has no id: if it was applied before, it is applied twice; --force sends it")
-    if isinstance(command, TransactCommand) and not force and any(map(_is_unconditional, command.operations)):
+    # One whose messages were refused is applied, and finds itself in the log.
+    applied = letter.reason == REFUSED_REASON
+    unconditional = isinstance(command, TransactCommand) and any(map(_is_unconditional, command.operations))
+    if unconditional and not applied and not force:
         return step.outcome(
             REFUSED,
             "it is a transaction that writes without a condition, and may overwrite what is newer; --force sends it",

@@ -90,6 +90,9 @@ def allowed(body: Any, **options: Any) -> list[set[str]]:
         (transact() | {"operations": []}, {"invalid bad_operations"}),
         (transact(*[{"op": "delete", "key": "l"}] * 500), {"invalid bad_operations"}),
         (transact() | {"key": "k"}, {"invalid unknown_field"}),
+        (transact() | {"messages": [{"exchange": "orders"}]}, {"denied denied"}),
+        (transact() | {"messages": []}, {"ok"}),
+        (transact() | {"messages": 1}, {"invalid bad_messages"}),
     ],
     ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:60],
 )

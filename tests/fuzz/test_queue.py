@@ -73,6 +73,7 @@ good: dict[str, st.SearchStrategy[Any]] = {
     "after_version": st.integers(0, 2**63 - 1),
     "limit": st.integers(1, 1000),
     "exists": st.booleans(),
+    "messages": st.none() | st.sampled_from([[], [{"exchange": "orders"}], [{"exchange": "", "routing_key": "x"}]]),
 }
 good["operations"] = st.lists(
     st.fixed_dictionaries(
@@ -85,12 +86,12 @@ good["operations"] = st.lists(
     max_size=4,
 )
 fields: dict[str, list[str]] = {
-    "save": ["store", "etag", "max_version", "concurrency", "return_current", "metadata"],
-    "delete": ["store", "etag", "max_version", "return_current", "metadata"],
+    "save": ["store", "etag", "max_version", "concurrency", "return_current", "metadata", "messages"],
+    "delete": ["store", "etag", "max_version", "return_current", "metadata", "messages"],
     "read": ["store", "consistency"],
     "history": ["store", "after_version", "limit"],
     "describe": [],
-    "transact": ["store", "return_current", "metadata"],
+    "transact": ["store", "return_current", "metadata", "messages"],
     "watch": ["store", "limit"],
     "changes": ["store", "after_version", "limit"],
 }

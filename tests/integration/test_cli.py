@@ -97,6 +97,11 @@ def test_a_transaction(cli: Callable[..., Done]) -> None:
     failed(cli("read", "tx/c"), 2, "'tx/c' is absent")
     for wrong, said in (("{}", "is a JSON array"), ('[{"op": "sav"}]', "operations[0]"), ("[]", "no operations")):
         failed(cli("transact", wrong), 1, said)
+    # Nobody has allowed an exchange here.
+    failed(
+        cli("transact", json.dumps(operations), "--message", '{"exchange": "orders"}'), 1, "'orders' are not allowed"
+    )
+    failed(cli("transact", json.dumps(operations), "--message", '{"routing_key": "x"}'), 1, "messages[0]")
 
 
 def test_history_as_table_and_as_json(cli: Callable[..., Done]) -> None:

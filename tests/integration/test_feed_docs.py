@@ -92,7 +92,7 @@ def test_the_outbox(shop: Service) -> None:
     queue = channel.queue_declare("", exclusive=True).method.queue
     channel.queue_bind(queue, "orders", "#")
 
-    (example,) = blocks(OUTBOX, "python")
+    example, with_a_transaction = blocks(OUTBOX, "python")
     assert run(example, shop.amqp_url) == ["refused, and no second message"]
 
     _, properties, body = next(iter(channel.consume(queue, inactivity_timeout=30)))
@@ -103,5 +103,14 @@ def test_the_outbox(shop: Service) -> None:
         "x-holdfast-key": "order/42",
         "x-holdfast-version": 1,
     }
+    assert channel.basic_get(queue)[0] is None
+
+    assert run(with_a_transaction, shop.amqp_url) == [
+        "43 is placed",
+        "44 is not, and nobody hears of it: stock/apple",
+    ]
+    _, properties, body = next(iter(channel.consume(queue, inactivity_timeout=30)))
+    channel.cancel()
+    assert (json.loads(body), properties.headers["x-holdfast-key"]) == ({"order": 43}, "order/43")
     assert channel.basic_get(queue)[0] is None
     connection.close()

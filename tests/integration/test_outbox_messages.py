@@ -13,7 +13,7 @@ from support.service import Service, running_worker
 from support.shell import holdfast as command_line
 
 import holdfast
-from holdfast import OutboxMessage
+from holdfast import Check, ConflictError, Delete, OutboxMessage, Save, Step
 from holdfast.local import RabbitServer
 from holdfast.worker import AccessConfig, AccessRule
 from holdfast.worker.feed import OutboxConfig
@@ -53,6 +53,14 @@ def save(service: Service, key: str, *messages: OutboxMessage, **options: Any) -
     return asyncio.run(run())
 
 
+def transact(service: Service, steps: list[Step], *messages: OutboxMessage, **options: Any) -> Any:
+    async def run() -> Any:
+        async with holdfast.connect(service.amqp_url) as client:
+            return await client.transact(steps, messages=messages, **options)
+
+    return asyncio.run(run())
+
+
 def test_messages_go_where_they_are_meant_for(shop: Service, channel: Any) -> None:
     """Exchanges by name, queues by the broker's own; in order, with headers, ids and what belongs to them."""
     channel.exchange_declare("orders", "direct")
@@ -76,6 +84,58 @@ def test_messages_go_where_they_are_meant_for(shop: Service, channel: Any) -> No
     assert properties.headers == {"a": 1, "b": True, "c": "ü"} | told
 
 
+def to_mine(body: Any) -> OutboxMessage:
+    return OutboxMessage(exchange="", routing_key="mine", body=body)
+
+
+def test_a_transaction_publishes_if_it_is_committed(shop: Service, channel: Any) -> None:
+    """All of it: then its messages are out, in one line with those of its first key; refused, none ever is."""
+    channel.queue_declare("mine", durable=True)
+    save(shop, "a", to_mine("before"), id="one")
+    transact(shop, [Save("a", 2), Save("b", 1), Delete("a")], to_mine("two"), to_mine("three"), id="t")
+    conditions: list[Step] = [Check("a", exists=True), Save("b", 2, etag="1-00000000")]
+    for broken in conditions:
+        with pytest.raises(ConflictError):
+            transact(shop, [Save("c", 1), broken], to_mine("never"))
+    transact(shop, [Save("a", 2), Save("b", 1), Delete("a")], to_mine("two"), to_mine("three"), id="t")
+    transact(shop, [Check("b", exists=True), Delete("none")], to_mine("nothing changed"), id="checks")
+    save(shop, "a", to_mine("after"), id="two")
+
+    told: dict[str, Any] = {}
+    places: dict[str, tuple[str, int]] = {}
+    for method, properties, body in channel.consume("mine", auto_ack=True, inactivity_timeout=30):
+        assert method is not None, f"only {told} after 30 s"
+        told.setdefault(properties.message_id, json.loads(body))
+        headers = properties.headers
+        places[properties.message_id] = (headers["x-holdfast-key"], headers["x-holdfast-version"])
+        if {"two/0", "checks/0"} <= told.keys():
+            break
+    channel.cancel()
+    of_a = {name: body for name, body in told.items() if name != "checks/0"}
+    assert list(of_a.items()) == [("one/0", "before"), ("t/0", "two"), ("t/1", "three"), ("two/0", "after")]
+    assert told["checks/0"] == "nothing changed"
+    assert places == {"one/0": ("a", 1), "t/0": ("a", 3), "t/1": ("a", 3), "checks/0": ("b", 1), "two/0": ("a", 4)}
+
+
+def test_a_transaction_whose_message_nobody_takes(shop: Service, channel: Any) -> None:
+    """It is applied, and a dead letter; replayed when that is mended, it publishes, and changes nothing."""
+    channel.queue_declare("mine", durable=True)
+    missing = OutboxMessage(exchange="missing", routing_key="x", body="late")
+    transact(shop, [Save("a", 1), Save("b", 1)], missing, id="t")
+    transact(shop, [Save("a", 2)], to_mine("in time"))
+    assert [body for _, body in taken(channel, "mine", 1)] == ["in time"]
+    told = command_line("dead", "list", "--json", amqp_url=shop.amqp_url).stdout.splitlines()
+    (letter,) = map(json.loads, told)
+    assert letter["reason"] == "outbox_refused"
+
+    channel.exchange_declare("missing", "fanout")
+    channel.queue_bind("mine", "missing")
+    replayed = command_line("dead", "replay", letter["id"], amqp_url=shop.amqp_url)
+    assert replayed.returncode == 0, replayed.stderr
+    assert [body for _, body in taken(channel, "mine", 1)] == ["late"]
+    assert save(shop, "a").version == 3
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -90,6 +150,8 @@ def test_what_is_not_allowed_is_denied(shop: Service, message: OutboxMessage) ->
     """A message to an exchange that nobody allowed, or to Holdfast's own: the write is denied, and nothing happens."""
     with pytest.raises(holdfast.DeniedError, match="not allowed"):
         save(shop, "k", OutboxMessage(exchange="orders"), message)
+    with pytest.raises(holdfast.DeniedError, match="not allowed"):
+        transact(shop, [Save("k", 1)], OutboxMessage(exchange="orders"), message)
     assert save(shop, "k").version == 1
 
 
@@ -116,6 +178,10 @@ def test_the_right_to_publish(rabbit: RabbitServer, mongo_url: str) -> None:
             with pytest.raises(holdfast.DeniedError, match="'pen' may not publish"):
                 save(Service(urls["pen"], mongo_url, 4), "pen/1", message)
             save(Service(urls["pen"], mongo_url, 4), "pen/1")
+            # Messages of a transaction are of its first key.
+            transact(Service(urls["shop"], mongo_url, 4), [Save("shop/1", 2)], message)
+            with pytest.raises(holdfast.DeniedError, match="'pen' may not publish"):
+                transact(Service(urls["pen"], mongo_url, 4), [Save("pen/1", 1)], message)
 
 
 def test_a_message_that_nobody_takes(shop: Service, channel: Any) -> None:

@@ -11,6 +11,7 @@ from holdfast import (
     ConflictError,
     Delete,
     InvalidError,
+    OutboxMessage,
     Save,
     SeveralStoresError,
     Step,
@@ -106,9 +107,11 @@ class Sent:
 
     def __init__(self) -> None:
         self.steps: list[list[Step]] = []
+        self.messages: list[list[OutboxMessage]] = []
 
-    async def __call__(self, steps: Sequence[Step]) -> list[StepResult]:
+    async def __call__(self, steps: Sequence[Step], messages: Sequence[OutboxMessage]) -> list[StepResult]:
         self.steps.append(list(steps))
+        self.messages.append(list(messages))
         return [StepResult(step.key) for step in steps]
 
 
@@ -151,3 +154,28 @@ async def test_a_step_that_cannot_be_meant_is_told_where_it_is_added() -> None:
     assert caught.value.field == "operations[0].store"
     with pytest.raises(ClosedError, match="not committed"):
         _ = transaction.results
+
+
+async def test_messages_are_collected_too() -> None:
+    """In their order, and checked where they are added; never without a step, and none once it is sent."""
+    sent = Sent()
+    one, two, three = (OutboxMessage(exchange="orders", body=number) for number in (1, 2, 3))
+    async with Transaction(sent, "default") as transaction:
+        transaction.publish(one)
+        transaction.save("a", 1)
+        transaction.publish(two, three)
+    assert sent.messages == [[one, two, three]]
+    with pytest.raises(ClosedError, match="sent already"):
+        transaction.publish(one)
+    crowded = Transaction(sent, "default")
+    with pytest.raises(InvalidError) as caught:
+        crowded.publish(*[one] * 17)
+    assert caught.value.code == "bad_messages"
+
+
+async def test_messages_alone_are_not_passed_over() -> None:
+    """A block that has nothing but messages sends them to where it is refused that there are no steps."""
+    sent = Sent()
+    async with Transaction(sent, "default") as transaction:
+        transaction.publish(OutboxMessage(exchange="orders"))
+    assert sent.steps == [[]]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, cast
 
 import pytest
-from support.commands import NOW, apply, brief, delete, first, one, read, save
+from support.commands import NOW, apply, brief, delete, first, one, read, save, transact
 from support.dead import EngineSender, letter
 from support.engines import Clock, engine_on
 from support.scripted import ScriptedStore
@@ -266,6 +266,17 @@ async def test_a_transaction_without_conditions_needs_force(service: Service) ->
         assert "--force" in outcome.note
         assert await service.events() == [] or operation["op"] == "delete"
         assert (await service.one(letter(whole), force=True)).status == "ok"
+
+
+async def test_a_transaction_whose_messages_were_refused_is_applied(service: Service) -> None:
+    """Given one without conditions, when its letter says that it is in the log, then it goes, and changes nothing."""
+    operation = {"op": "save", "key": "k", "value": 1}
+    message: dict[str, Any] = {"exchange": "orders", "routing_key": "", "body": None, "headers": {}}
+    whole = {"op": "transact", "id": "t", "sent_at": SENT, "operations": [operation], "messages": [message]}
+    await one(service.engine, transact(operation, id="t", sent_at=SENT, messages=[message]))
+    await apply(service.engine, save("k", "newer"))
+    assert (await service.one(letter(whole, reason="outbox_refused"))).status == "ok"
+    assert await service.value() == "newer"
 
 
 async def test_a_condition_that_still_holds(service: Service) -> None:

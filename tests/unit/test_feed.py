@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.commands import NOW
+from support.deliveries import delivery
 
-from holdfast.events import Event, HistoryEntry, InvalidError, OutboxMessage
+from holdfast.events import Event, HistoryEntry, InvalidError, OutboxMessage, Receipt
 from holdfast.events.feed import (
     MAX_LEVEL_LENGTH,
     FeedMode,
@@ -23,8 +24,16 @@ from holdfast.events.feed import (
     routing_word,
 )
 from holdfast.events.limits import REPLY_MESSAGE_BYTES
-from holdfast.worker.feed import FEEDS, FeedConfig, FeedsConfig, OutboxConfig, feed_publications, notice
-from holdfast.worker.publisher import Publication
+from holdfast.worker.feed import (
+    FEEDS,
+    FeedConfig,
+    FeedsConfig,
+    OutboxConfig,
+    feed_publications,
+    notice,
+    outbox_publications,
+)
+from holdfast.worker.publisher import Letter, Publication
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
 
@@ -198,3 +207,23 @@ def test_where_messages_may_go(exchange: str, routing_key: str, allowed: bool) -
     objection = config.objection(OutboxMessage(exchange=exchange, routing_key=routing_key))
     assert (objection is None) is allowed
     assert OutboxConfig().objection(OutboxMessage(exchange=exchange, routing_key=routing_key)) is not None
+
+
+def test_messages_of_a_transaction() -> None:
+    """Given a receipt, when its messages are made, then in the line of its key, with the last version it has."""
+    results = [{"key": "a", "version": 3}, {"key": "b", "version": 9}, {"key": "a", "version": 4}]
+    carried = tuple(OutboxMessage(exchange="orders", routing_key="x", body=n, headers={"who": "me"}) for n in (1, 2))
+    answer = {"status": "ok", "results": results}
+    receipt = Receipt(id="t", key="a", time=NOW, digest=b"12345678", answer=answer, events=3, messages=carried)
+    letter = Letter(delivery(), b"t")
+    made = list(outbox_publications("s", receipt, letter))
+    assert [(each.body, each.message_id, each.line, each.letter) for each in made] == [
+        (b"1", "t/0", ("s", "a"), letter),
+        (b"2", "t/1", ("s", "a"), letter),
+    ]
+    assert made[0].headers == {
+        "who": "me",
+        "x-holdfast-store": "s",
+        "x-holdfast-key": "a",
+        "x-holdfast-version": 4,
+    }

@@ -16,9 +16,11 @@ from support.scripted import (
     transaction_lost_before,
 )
 
-from holdfast.events import Receipt, Refusal, StoreUnavailable
+from holdfast.events import OutboxMessage, Receipt, Refusal, StoreUnavailable
 from holdfast.worker import Batch
 from holdfast.worker.transactor import ANSWER_MARGIN, CONTENTION_PATIENCE
+
+CARRIED = (OutboxMessage(exchange="orders", body={"n": 1}),)
 
 
 @pytest.fixture
@@ -285,3 +287,70 @@ async def test_many_at_a_time_on_keys_of_their_own(store: ScriptedStore) -> None
     engine = engine_on(store)
     answers = await asyncio.gather(*(one(engine, transact(sets(f"a{n}"), sets(f"b{n}"))) for n in range(100)))
     assert all(answer["status"] == "ok" for answer in answers)
+
+
+# -- messages that it carries
+
+
+async def test_what_it_carries_is_told_once_it_is_committed(store: ScriptedStore) -> None:
+    """The receipt with the messages comes out, also if nothing was changed; none where there are no messages."""
+    carrying = request(transact(sets("a", 1), sets("b", 1), messages=CARRIED))
+    checking = request(transact(checks("b", exists=True), messages=CARRIED))
+    without = request(transact(sets("a", 2)))
+    for made in (carrying, checking, without):
+        assert (await one(engine_on(store), made))["status"] == "ok"
+    assert carrying.receipt is not None
+    assert (carrying.receipt.messages, carrying.receipt.key) == (CARRIED, "a")
+    assert checking.receipt is not None
+    assert (checking.receipt.messages, checking.events) == (CARRIED, ())
+    assert without.receipt is None
+
+
+@pytest.mark.parametrize("tells_values", [True, False])
+@pytest.mark.parametrize("redelivered", [True, False])
+async def test_a_repeat_tells_its_messages_again(store: ScriptedStore, tells_values: bool, redelivered: bool) -> None:
+    """Whoever committed it may have died before they were published. The feed plays no part in that."""
+    command = transact(sets("a", 1), sets("b", 1), messages=CARRIED)
+    await another_worker(store, command)()
+    again = request(command, redelivered=redelivered)
+    assert (await one(engine_on(store, tells_values=tells_values), again))["status"] == "ok"
+    assert again.receipt is not None
+    assert again.receipt.messages == CARRIED
+    assert [event.key for event in again.events] == (["a", "b"] if tells_values else [])
+
+
+async def test_a_lost_answer_keeps_its_messages(store: ScriptedStore) -> None:
+    """It was committed, and nobody here knew: they are told when that is found out."""
+    made = request(transact(sets("a", 1), messages=CARRIED))
+    store.script("transact", transaction_lost_after)
+    engine, batch = engine_on(store), Batch.of([made])
+    with pytest.raises(StoreUnavailable):
+        await engine.apply(batch)
+    assert made.receipt is None
+    await engine.apply(batch)
+    assert made.receipt is not None
+
+
+@pytest.mark.parametrize("redelivered", [True, False])
+async def test_what_is_refused_tells_nothing(store: ScriptedStore, redelivered: bool) -> None:
+    """Neither at first, nor when it comes again; nor does another command under the id of one that was committed."""
+    await one(engine_on(store), save("a", 1))
+    refused = transact(sets("b", 1), sets("a", 2, concurrency="first-write"), messages=CARRIED)
+    stale = transact(sets("b", 1), checks("a", etag="1-00000000"), messages=CARRIED)
+    used = transact(sets("c", 1), id="used", messages=CARRIED)
+    await one(engine_on(store), used)
+    for command in (refused, refused, stale, transact(sets("c", 2), id="used", messages=CARRIED)):
+        made = request(command, redelivered=redelivered)
+        assert (await one(engine_on(store), made))["status"] in ("conflict", "invalid")
+        assert (made.receipt, made.events) == (None, ())
+
+
+async def test_messages_are_part_of_what_an_id_stands_for(store: ScriptedStore) -> None:
+    """The same operations with another message are another command; so they are without any."""
+    await one(engine_on(store), transact(sets("a", 1), id="t", messages=CARRIED))
+    other = (OutboxMessage(exchange="orders", body={"n": 2}),)
+    for messages in (other, CARRIED * 2, None, ()):
+        assert brief(await one(engine_on(store), transact(sets("a", 1), id="t", messages=messages))) == (
+            "invalid id_reused"
+        )
+    assert (await one(engine_on(store), transact(sets("a", 1), id="t", messages=list(CARRIED))))["status"] == "ok"

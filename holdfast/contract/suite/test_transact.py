@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from holdfast.contract.records import deleted, new_id, refused, saved
-from holdfast.events import Event, Receipt, Record, StoreError
+from holdfast.events import Event, OutboxMessage, Receipt, Record, StoreError
 from holdfast.stores import AlreadyApplied, EventStore, Outcome, TransactionalStore
 
 APPENDED, TAKEN = Outcome.APPENDED, Outcome.VERSION_TAKEN
@@ -52,6 +52,23 @@ async def test_all_of_it_lands(transactional: TransactionalStore) -> None:
         "b": (1, True, records[0].id),
     }
     assert sorted([record async for record in transactional.scan()], key=lambda record: record.position) == records
+
+
+async def test_what_a_receipt_carries(transactional: TransactionalStore) -> None:
+    """Messages come back exactly, in their order, by whatever way the receipt is found, and without values too."""
+    messages = (
+        OutboxMessage(exchange="", routing_key="a.b", body={"$ref": "x", "$id": 2**63 - 1, "f": 1.0, "n": None}),
+        OutboxMessage(exchange="orders", body=None, headers={"a": "ü", "b": -(2**63), "c": True}),
+    )
+    receipt, *events = transaction(saved("a", 1))
+    records = [receipt.model_copy(update={"messages": messages}), *events]
+    assert (await transactional.transact(records, [])).outcome is APPENDED
+    for with_values in (True, False):
+        assert await transactional.find([receipt.id], with_values=with_values) == {receipt.id: records[0]}
+    assert records[0] in [record async for record in transactional.scan()]
+    again = (await transactional.transact(records, [])).outcome
+    assert isinstance(again, AlreadyApplied)
+    assert again.original == records[0]
 
 
 async def test_a_receipt_alone(transactional: TransactionalStore) -> None:
