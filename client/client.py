@@ -519,8 +519,12 @@ class Client:
         return watch
 
     async def ask(self, command: Wire, store: str, key: str) -> Reply:
-        """Send a command that changes nothing. Of no use but to a watch."""
-        return await self._call(command, store, key, None, None, mutates=False)
+        """Send a command that changes nothing. Of no use but to a watch.
+
+        It does not wait in line behind the calls of this client: a watch asks little at a time, and when it was
+        interrupted it would else tell nothing until all of them are done.
+        """
+        return await self._call(command, store, key, None, None, mutates=False, waits=False)
 
     @property
     def space(self) -> str:
@@ -533,7 +537,7 @@ class Client:
 
     async def feed_mode(self, store: str) -> FeedMode:
         """Which messages a store's events are in."""
-        service = await self.describe()
+        service = await self._describe(None, waits=False)
         match service.feed.get(store):
             case "levels" | "store" as mode:
                 return mode
@@ -612,7 +616,10 @@ class Client:
 
     async def describe(self, *, timeout: float | None = None) -> Service:
         """What the service says of itself: partitions, stores, limits, its time."""
-        reply = await self._call({"op": "describe"}, "", "", timeout, None, mutates=False)
+        return await self._describe(timeout)
+
+    async def _describe(self, timeout: float | None, *, waits: bool = True) -> Service:
+        reply = await self._call({"op": "describe"}, "", "", timeout, None, mutates=False, waits=waits)
         protocol, limits = reply.protocol or {}, reply.limits or {}
         service = Service(
             partitions=reply.partitions or 1,
@@ -683,14 +690,24 @@ class Client:
         return name
 
     async def _call(
-        self, command: Wire, store: str, key: str, timeout: float | None, command_id: str | None, *, mutates: bool
+        self,
+        command: Wire,
+        store: str,
+        key: str,
+        timeout: float | None,
+        command_id: str | None,
+        *,
+        mutates: bool,
+        waits: bool = True,
     ) -> Reply:
         dispatcher = self._dispatcher
         if dispatcher is None:
             raise ClosedError("this client is not open: use it in `async with`")
         seconds = self._timeout if timeout is None else timeout
         places = self._places
-        if not places.take_at_once():
+        if not waits:
+            places.take_ahead()
+        elif not places.take_at_once():
             seconds = await self._wait_for_place(seconds)
         size: int | None = None
         try:

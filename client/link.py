@@ -15,12 +15,12 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import AuthenticationError, DeliveryError, ProbableAuthenticationError
 
-from ..amqp import LOOK_INTERVAL, Line
+from ..amqp import LOOK_INTERVAL, Line, is_cancelled
 from ..events import InvalidError, Reply, Unavailable, decode_replies
 from ..events.topology import COMMANDS
 from ..events.urls import amqp_urls, mask_url, user_of
 from ..reasons import reason_of
-from .subscription import Subscriber
+from .subscription import Subscriber, Subscribing
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,8 @@ class Carrier(Protocol):
     def generation(self) -> int:
         """Counts connections: what was published on an earlier one may be answered to nobody."""
 
-    def subscriber(self) -> Subscriber:
-        """Makes subscriptions to the change feed of the same service.
-
-        :raises InvalidError: if it has none.
-        """
+    def subscriber(self) -> Subscribing:
+        """Makes subscriptions to the change feed of the same service."""
 
     async def open(self) -> None:
         """Connect, then stay connected."""
@@ -210,7 +207,7 @@ class Link:
         except DeliveryError:
             raise
         except BaseException as fault:
-            if not (isinstance(fault, asyncio.CancelledError) and _cancelled()):
+            if not (isinstance(fault, asyncio.CancelledError) and is_cancelled()):
                 self._lose(lost, f"publishing: {fault!r}")
             raise
         finally:
@@ -344,7 +341,7 @@ class Link:
             try:
                 await self._connect()
             except asyncio.CancelledError:
-                if _cancelled():
+                if is_cancelled():
                     raise
                 log.info("no link to %s yet: the driver gave up", self._masked)
             except Exception as fault:  # noqa: BLE001 - the driver's choice is wide, and nobody else would try again
@@ -359,9 +356,3 @@ class Link:
         self._channels = ()
         if self._line is not None:
             await self._line.hang_up()
-
-
-def _cancelled() -> bool:
-    """Whether the task at hand was cancelled. The driver raises CancelledError for reasons of its own too."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -8,13 +8,13 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
-from ..amqp import Line
+from ..amqp import Line, is_cancelled
 from ..events import DeniedError, HoldfastError
 from ..events.topology import EVENTS, FEED_HEADER
 from ..reasons import reason_of
@@ -38,6 +38,64 @@ class FeedMessage(NamedTuple):
     #: As its header says: ``events`` or ``notice``.
     kind: str
     body: bytes
+
+
+class Feed(Protocol):
+    """A subscription."""
+
+    async def next(self) -> FeedMessage:
+        """The next message; SubscriptionLostError when there are no more."""
+
+    async def close(self) -> None:
+        """End it."""
+
+
+class Subscribing(Protocol):
+    """Makes subscriptions."""
+
+    async def subscribe(self, bindings: Sequence[str]) -> Feed:
+        """A subscription to what has these routing keys. From when it returns, nothing is missed."""
+
+
+class Inbox:
+    """Messages that have come in, in order, until there are no more."""
+
+    def __init__(self) -> None:
+        self._messages: deque[FeedMessage] = deque()
+        self._waiting_bytes = 0
+        self._news = asyncio.Event()
+        self._lost: str | None = None
+
+    def put(self, message: FeedMessage) -> None:
+        """Take one in, unless too much waits: then it is lost, and so is all that would come."""
+        if self._lost is not None:
+            return
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            self.lose("changes come faster than they are taken")
+            return
+        self._messages.append(message)
+        self._waiting_bytes += len(message.body)
+        self._news.set()
+
+    def lose(self, reason: str) -> None:
+        """There are no more."""
+        if self._lost is None:
+            self._lost = reason
+        self._news.set()
+
+    async def next(self) -> FeedMessage:
+        """The next message, when it comes.
+
+        :raises SubscriptionLostError: when there are no more.
+        """
+        while not self._messages:
+            if self._lost is not None:
+                raise SubscriptionLostError(self._lost)
+            self._news.clear()
+            await self._news.wait()
+        message = self._messages.popleft()
+        self._waiting_bytes -= len(message.body)
+        return message
 
 
 class Subscriber:
@@ -69,23 +127,23 @@ class Subscriber:
         except Exception as fault:  # noqa: BLE001 - the driver's choice is wide
             await subscription.close()
             raise SubscriptionLostError(f"cannot subscribe: {reason_of(fault) or type(fault).__name__}") from None
-        except BaseException:
+        except asyncio.CancelledError:
             await subscription.close()
-            raise
+            if is_cancelled():
+                raise
+            # Let through it would end the watch in silence: nobody has cancelled that.
+            raise SubscriptionLostError("cannot subscribe: the driver gave up") from None
         return subscription
 
 
-class Subscription:
-    """What comes in, in order."""
+class Subscription(Inbox):
+    """A queue of one's own, and what comes out of it."""
 
     def __init__(self, url: URL, name: str) -> None:
-        self._line = Line(url, name=name, on_lost=self._lose)
+        super().__init__()
+        self._line = Line(url, name=name, on_lost=self.lose)
         self._channel: AbstractChannel | None = None
         self._queue = ""
-        self._messages: deque[FeedMessage] = deque()
-        self._waiting_bytes = 0
-        self._news = asyncio.Event()
-        self._lost: str | None = None
         self._looking: asyncio.Task[None] | None = None
 
     async def open(self, bindings: Sequence[str]) -> None:
@@ -111,9 +169,9 @@ class Subscription:
 
     async def _open(self, connection: AbstractConnection, bindings: Sequence[str]) -> None:
         channel = await connection.channel(publisher_confirms=False)
-        channel.close_callbacks.add(lambda _, reason: self._lose(f"channel closed: {reason!r}"))
+        channel.close_callbacks.add(lambda _, reason: self.lose(f"channel closed: {reason!r}"))
         underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose("the queue is gone"))
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self.lose("the queue is gone"))
         queue = await channel.declare_queue("", exclusive=True, auto_delete=True)
         # Kept: the connection holds its channels by weak references.
         self._channel, self._queue = channel, queue.name
@@ -125,20 +183,8 @@ class Subscription:
         await queue.consume(self._on_message, no_ack=True)
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
-        if self._lost is not None:
-            return
-        if self._waiting_bytes > MAX_WAITING_BYTES:
-            self._lose("changes come faster than they are taken")
-            return
         headers: Any = message.headers
-        self._messages.append(FeedMessage(str(headers.get(FEED_HEADER)), message.body))
-        self._waiting_bytes += len(message.body)
-        self._news.set()
-
-    def _lose(self, reason: str) -> None:
-        if self._lost is None:
-            self._lost = reason
-        self._news.set()
+        self.put(FeedMessage(str(headers.get(FEED_HEADER)), message.body))
 
     async def _look(self) -> None:
         """See now and then whether the queue is there, and not too long: nobody tells of either."""
@@ -148,27 +194,17 @@ class Subscription:
                 assert self._channel is not None  # noqa: S101
                 queue = await self._channel.declare_queue(self._queue, passive=True)
                 if (queue.declaration_result.message_count or 0) > MAX_QUEUED:
-                    self._lose("changes come faster than they are taken")
+                    self.lose("changes come faster than they are taken")
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                self.lose("the queue: the driver gave up")
             except Exception as fault:  # noqa: BLE001 - whatever the driver says, nothing comes of it any more
-                self._lose(f"the queue: {fault!r}")
-
-    async def next(self) -> FeedMessage:
-        """The next message, when it comes.
-
-        :raises SubscriptionLostError: when there are no more.
-        """
-        while not self._messages:
-            if self._lost is not None:
-                raise SubscriptionLostError(self._lost)
-            self._news.clear()
-            await self._news.wait()
-        message = self._messages.popleft()
-        self._waiting_bytes -= len(message.body)
-        return message
+                self.lose(f"the queue: {fault!r}")
 
     async def close(self) -> None:
         """Disconnect, which removes the queue. Repeating it is harmless."""
-        self._lose("closed")
+        self.lose("closed")
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)

@@ -28,7 +28,7 @@ from ..events import (
 from ..events.feed import FeedMode, binding_keys, decode_feed
 from .calls import Wire
 from .entry import to_datetime
-from .subscription import FeedMessage, SubscriptionLostError
+from .subscription import Feed, FeedMessage, SubscriptionLostError
 
 log = logging.getLogger(__name__)
 
@@ -102,16 +102,6 @@ class Watched(Protocol):
 
     def opened(self, entry: HistoryEntry, store: str) -> HistoryEntry:
         """An event with its key as the store calls it, and its value as it was before it was sealed."""
-
-
-class Feed(Protocol):
-    """A subscription."""
-
-    async def next(self) -> FeedMessage:
-        """The next message; SubscriptionLostError when there are no more."""
-
-    async def close(self) -> None:
-        """End it."""
 
 
 Subscribe = Callable[[list[str]], Awaitable[Feed]]
@@ -207,8 +197,9 @@ class Watch:
             await asyncio.gather(self._pump, return_exceptions=True)
 
     def _ended(self, pump: "asyncio.Task[None]") -> None:
-        if not pump.cancelled() and self._end is None:
-            self._end = pump.exception()
+        if self._end is None:
+            # Whoever waits for the next change is told, whatever ended it.
+            self._end = ClosedError("this watch was cancelled") if pump.cancelled() else pump.exception()
         self._news.set()
 
     def __aiter__(self) -> AsyncIterator[Item]:

@@ -22,6 +22,14 @@ TRICKLE_BYTES = 256 * 1024
 TRICKLE_INTERVAL = 1.0
 
 
+def is_cancelled() -> bool:
+    """Whether the task at hand was cancelled. The driver raises CancelledError for reasons of its own too: it is what
+    a connection that is closed gives to whoever waits on it.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Valve(Protocol):
     """Tells whether there is room for what comes in."""
 

@@ -8,7 +8,7 @@ import orjson
 
 from ..client import Client, Encryption
 from ..client.link import Carrier, LinkMaker
-from ..client.subscription import Subscriber
+from ..client.subscription import Subscribing
 from ..events import ConflictError, ErrorInfo, HoldfastError, Reply, Status
 from .faults import READING, SAME, FaultKind, Faults
 
@@ -97,7 +97,7 @@ class FaultyLink:
         """Counts connections."""
         return self._inner.generation + self._lost
 
-    def subscriber(self) -> Subscriber:
+    def subscriber(self) -> Subscribing:
         """As the link below: nothing goes wrong with the change feed here."""
         return self._inner.subscriber()
 

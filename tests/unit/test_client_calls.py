@@ -299,6 +299,30 @@ async def test_a_call_that_finds_no_place_in_time_was_not_sent() -> None:
 
 
 @leaping
+async def test_what_a_watch_asks_does_not_wait_in_line() -> None:
+    """However many calls wait for a place, a watch goes on; and the places are as many as before afterwards."""
+    service = Loopback()
+    gate = Gate()
+    service.script(gate)
+    async with service.connect(max_in_flight=1) as client:
+        calls = [asyncio.create_task(client.save("k", number, timeout=60)) for number in range(3)]
+        await settle()
+        assert await client.feed_mode("default") == "off"
+        page = await client.ask({"op": "read", "key": "other"}, "default", "other")
+        assert page.exists is False
+        assert [call.done() for call in calls] == [False] * 3
+        assert [command["op"] for command in service.commands].count("save") == 1
+
+        gate.open()
+        await asyncio.gather(*calls)
+        blocked = [asyncio.create_task(client.save("k", number)) for number in range(2)]
+        service.script(vanished)
+        await settle()
+        assert [command["op"] for command in service.commands].count("save") == 4
+        await asyncio.gather(*blocked)
+
+
+@leaping
 async def test_calls_beyond_the_bound_get_their_places_in_order() -> None:
     """Saves of one key of which only some have a place at a time are applied in the order in which they were made."""
     service = Loopback()

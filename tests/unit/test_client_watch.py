@@ -456,3 +456,18 @@ def test_whatever_the_feed_does_the_log_is_told(seed: int) -> None:
         return {key for key, events in log.items() if events[-1][1] is None}
 
     run()
+
+
+@leaping
+async def test_a_pump_that_is_cancelled_is_told() -> None:
+    """Whatever ends the watch from within, who waits for the next change does not wait for ever."""
+    it = Service()
+
+    async def subscribe(_: list[str]) -> ScriptedFeed:
+        raise asyncio.CancelledError
+
+    await it.store.open()
+    watch = Watch(it, subscribe, Selection("", None), store="default", since=None, on_close=lambda _: None)
+    async with watch:
+        with pytest.raises(ClosedError, match="cancelled"):
+            await take(watch, 1)
