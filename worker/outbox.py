@@ -107,7 +107,8 @@ class Outbox:
         #: What is said but not acknowledged, because something of it, or before it, is not published yet.
         self._unpublished: deque[_Load] = deque()
         self._unpublished_wake = asyncio.Event()
-        self._settled = self._publisher.done
+        #: How many publications are acknowledged, of all since the beginning. Whatever a session before has left is.
+        self._settled = self._publisher.given
         self._load = _Load()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()

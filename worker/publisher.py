@@ -22,6 +22,9 @@ ROUND: Final = 64
 PAUSES: Final = (0.1, 0.5, 1.0)
 #: Seconds for which a place that has refused a message is not asked again and again.
 DOUBT: Final = 60.0
+#: Places of one exchange that are asked again in that time; more are taken at their word. A full queue, or an exchange
+#: that is missing, refuses every routing key, and each would hold up all others for as long.
+INSISTENCE: Final = 4
 #: Why a message that a write carried is in the dead letter queue, and with it the write.
 REFUSED_REASON: Final = "outbox_refused"
 
@@ -82,8 +85,12 @@ class Publisher:
         self._progress = asyncio.Event()
         #: In the place of messages for which there was no room.
         self._owed: dict[str, Publication] = {}
+        #: How many have to be done before these are published.
+        self._owed_behind = 0
         #: Places that refused a message, and when.
         self._refused: dict[tuple[str, str], float] = {}
+        #: Of each exchange: since when places of it are counted that are asked again, and how many were.
+        self._insisted: dict[str, tuple[float, int]] = {}
 
     def put(self, publication: Publication) -> None:
         """Put a message behind those that wait."""
@@ -93,8 +100,10 @@ class Publisher:
         self._wake.set()
 
     def owe(self, publication: Publication) -> None:
-        """Publish this once, when nothing waits any more, however often it is owed."""
+        """Publish this once, behind all that waits now, however often it is owed. It is never dropped."""
         self._owed[publication.routing_key] = publication
+        self._owed_behind = self.given
+        self._wake.set()
 
     def keep(self, until: int) -> None:
         """Drop what was given after the first ``until``: who gave it gives it again."""
@@ -116,7 +125,9 @@ class Publisher:
     async def run(self, broker: PublishingBroker) -> None:
         """Publish for ever. An error of the broker ends it."""
         while True:
-            while self._waiting:
+            if self._owed and (not self._waiting or self.done >= self._owed_behind):
+                await self._publish_owed(broker)
+            elif self._waiting:
                 some = self._next()
                 await self._publish(broker, some)
                 for publication in some:
@@ -124,12 +135,17 @@ class Publisher:
                     self.size -= len(publication.body)
                 self.done += len(some)
                 self._progress.set()
-                if not self._waiting:
-                    owed, self._owed = self._owed, {}
-                    for publication in owed.values():
-                        self.put(publication)
-            self._wake.clear()
-            await self._wake.wait()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _publish_owed(self, broker: PublishingBroker) -> None:
+        owed = dict(self._owed)
+        await self._publish(broker, list(owed.values()))
+        for place, publication in owed.items():
+            # What is owed anew since then is another one.
+            if self._owed.get(place) is publication:
+                del self._owed[place]
 
     def _next(self) -> list[Publication]:
         some: list[Publication] = []
@@ -157,11 +173,18 @@ class Publisher:
             if isinstance(result, RefusedError):
                 await self._insist(broker, publication, result)
 
+    def _may_insist(self, exchange: str, now: float) -> bool:
+        since, times = self._insisted.get(exchange, (now, 0))
+        if now - since >= DOUBT:
+            since, times = now, 0
+        self._insisted[exchange] = since, times + 1
+        return times < INSISTENCE
+
     async def _insist(self, broker: PublishingBroker, publication: Publication, refusal: RefusedError) -> None:
         """Try again for a moment, but not for ever: others wait, and acknowledgements with them."""
         clock = asyncio.get_running_loop().time
         place = publication.exchange, publication.routing_key
-        if clock() - self._refused.get(place, -DOUBT) >= DOUBT:
+        if clock() - self._refused.get(place, -DOUBT) >= DOUBT and self._may_insist(publication.exchange, clock()):
             for pause in PAUSES:
                 await asyncio.sleep(pause)
                 try:

@@ -342,7 +342,7 @@ class Session:
     def _give_notice(self) -> None:
         for store, mode in self._modes.items():
             if mode != "off":
-                self._publisher.put(notice(store))
+                self._publisher.owe(notice(store))
 
     def _failed(self, request: Request, fault: BaseException) -> None:
         body = request.command.model_dump_json(exclude_unset=True).encode()

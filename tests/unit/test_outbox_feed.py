@@ -151,3 +151,26 @@ async def test_an_alarm_that_lasts_too_long_leaves_a_notice(monkeypatch: pytest.
         await outbox.idle()
     assert [each.body[:1] for each in broker.published] == [b"1", b"2", b"[", b"6"]
     assert broker.published[2].headers == {"x-holdfast-feed": "notice"}
+
+
+@leaping
+async def test_what_was_acknowledged_outlives_sessions_that_end_at_once() -> None:
+    """Given events that were acknowledged in an alarm, when sessions break before they are out, then none is lost."""
+    broker, publisher = Exchange(), Publisher()
+    broker.gate.clear()
+    broker.has_alarm = True
+    async with at_work(broker, publisher) as outbox:
+        answer(outbox, 1, event(b"1"))
+        answer(outbox, 2, event(b"2"))
+        await asyncio.sleep(2)
+        assert broker.acknowledged == [1, 2]
+    for tag in (3, 4):
+        async with at_work(broker, publisher) as outbox:
+            # Not acknowledged when it breaks: it is delivered again, and so this one goes.
+            answer(outbox, tag, carried(b"again"))
+            await settle()
+    broker.gate.set()
+    broker.has_alarm = False
+    async with at_work(broker, publisher) as outbox:
+        await outbox.idle()
+    assert [each.body for each in broker.published] == [b"1", b"2"]

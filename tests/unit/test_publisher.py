@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from support.deliveries import RememberingBroker, delivery
 from support.loops import leaping
 
-from holdfast.worker.publisher import DOUBT, PAUSES, ROUND, Letter, Publication, Publisher, RefusedError
+from holdfast.worker.publisher import DOUBT, INSISTENCE, PAUSES, ROUND, Letter, Publication, Publisher, RefusedError
 
 
 class Exchange(RememberingBroker):
@@ -133,3 +133,77 @@ async def test_what_a_session_leaves_the_next_one_publishes() -> None:
     async with publishing(publisher, later):
         assert await publisher.wait(2, timeout=5)
     assert later.bodies == ["0", "1"]
+
+
+@leaping
+async def test_one_exchange_is_asked_again_for_few_places() -> None:
+    """Given a full queue that takes every routing key, when each is refused, then not each holds up all others."""
+    publisher, broker = Publisher(), Exchange(lambda each: each.exchange == "orders" and each.routing_key != "x")
+    for number in range(40):
+        publisher.put(publication(f"{number}", place=f"key-{number}", letter=True))
+    publisher.put(publication("last", place="x"))
+    async with publishing(publisher, broker):
+        assert await publisher.wait(41, timeout=600)
+        retried = [number for number in range(40) if broker.attempts.count(f"{number}") > 1]
+        assert retried == list(range(INSISTENCE))
+        assert [body for body, _, _ in broker.buried] == [str(number).encode() for number in range(40)]
+        await asyncio.sleep(DOUBT)
+        publisher.put(publication("later", place="key-99", letter=True))
+        assert await publisher.wait(42, timeout=60)
+    assert broker.attempts.count("later") == 1 + len(PAUSES)
+
+
+def owed(body: str = "notice") -> Publication:
+    return publication(body, place="owed")
+
+
+@leaping
+async def test_what_is_owed_is_published_once_and_behind_what_waits() -> None:
+    """Given messages that wait, when something is owed, again and again, then it is said once, and not in between."""
+    publisher, broker = Publisher(), Exchange()
+    for number in range(3):
+        publisher.put(publication(str(number)))
+        publisher.owe(owed())
+    async with publishing(publisher, broker):
+        await asyncio.sleep(1)
+        assert broker.bodies == ["0", "1", "2", "notice"]
+        publisher.owe(owed("alone"))
+        await asyncio.sleep(1)
+    assert broker.bodies[4:] == ["alone"]
+
+
+@leaping
+async def test_what_is_owed_does_not_wait_for_silence() -> None:
+    """Given a stream of messages that never ends, when something is owed, then it comes all the same."""
+    publisher, broker = Publisher(), Exchange()
+
+    class Busy(Exchange):
+        async def tell(self, told: Publication) -> None:
+            await super().tell(told)
+            if told.routing_key != "owed" and len(self.published) < 1000:
+                publisher.put(publication("more"))
+
+    broker = Busy()
+    publisher.put(publication("first"))
+    publisher.owe(owed())
+    async with publishing(publisher, broker):
+        await asyncio.sleep(1)
+    assert broker.bodies.index("notice") == 1
+
+
+@leaping
+async def test_what_is_owed_outlives_a_session() -> None:
+    """Given a connection that is lost with something owed, when the rest is dropped, then this is not."""
+    publisher, broker = Publisher(), Exchange()
+    publisher.owe(owed())
+    broker.fails_at = "publish"
+    failing = asyncio.create_task(publisher.run(broker))
+    await asyncio.wait({failing})
+    assert isinstance(failing.exception(), ConnectionError)
+    publisher.put(publication("dropped"))
+    publisher.keep(0)
+    later = Exchange()
+    async with publishing(publisher, later):
+        publisher.put(publication("next"))
+        await asyncio.sleep(1)
+    assert sorted(later.bodies) == ["next", "notice"]
