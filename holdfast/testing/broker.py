@@ -24,10 +24,11 @@ class DeadLetter:
 class MemoryBroker:
     """The broker of one session. It loses nothing and never waits, so that all of it happens in the session's loop."""
 
-    def __init__(self, answer: Callable[[str, bytes], None]) -> None:
+    def __init__(self, answer: Callable[[str, bytes], None], tell: Callable[[Publication], None]) -> None:
         """Make a broker, in the session's event loop.
 
         :param answer: takes the address and the body of each reply.
+        :param tell: takes each message of the change feed.
         """
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.valve: Valve | None = None
@@ -35,6 +36,7 @@ class MemoryBroker:
         self.has_alarm = False
         self.dead_letters: list[DeadLetter] = []
         self._answer = answer
+        self._tell = tell
         self._tags = itertools.count(1)
         self._deliver: Callable[[Delivery, int], None] | None = None
 
@@ -68,7 +70,8 @@ class MemoryBroker:
         self._answer(to, body)
 
     async def tell(self, publication: Publication) -> None:
-        """Nobody reads exchanges here."""
+        """Bring a message of the change feed to those who follow it. Of other exchanges there are none here."""
+        self._tell(publication)
 
     async def bury(
         self,

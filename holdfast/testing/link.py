@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ..client.subscription import Subscriber
-from ..events import ClosedError, InvalidError, Reply, decode_replies
+from ..client.subscription import Subscribing
+from ..events import ClosedError, Reply, decode_replies
+from .feed import MemoryFeed
 
 _addresses = itertools.count(1)
 
@@ -22,6 +23,9 @@ class Exchange(Protocol):
 
     def publish(self, partition: int, body: bytes, *, reply_to: str, author: str | None) -> None:
         """Take one message of commands."""
+
+    def subscribe(self, bindings: Sequence[str]) -> MemoryFeed:
+        """Follow the change feed, in the running event loop."""
 
 
 class MemoryLink:
@@ -47,12 +51,13 @@ class MemoryLink:
         self._on_replies = on_replies
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def subscriber(self) -> Subscriber:
-        """There are none in memory.
+    def subscriber(self) -> Subscribing:
+        """Makes subscriptions to the service's change feed."""
+        return self
 
-        :raises InvalidError: always.
-        """
-        raise InvalidError("a service in memory has no change feed: watch one on real servers", code="feed_off")
+    async def subscribe(self, bindings: Sequence[str]) -> MemoryFeed:
+        """A subscription to what has these routing keys. From when it returns, nothing is missed."""
+        return self._exchange.subscribe(bindings)
 
     async def open(self) -> None:
         """Join the service."""

@@ -2,23 +2,26 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from ..client import Client
+from ..client.subscription import FeedMessage
 from ..events import ClosedError, Reply, Topology
-from ..events.topology import DEFAULT_STORE
+from ..events.topology import DEFAULT_STORE, FEED_HEADER
 from ..stores import MemoryStore
 from ..worker import AccessConfig, Engine, WorkerOptions
 from ..worker.access import OPEN
 from ..worker.feed import FeedsConfig
+from ..worker.publisher import Publication
 from ..worker.session import Session
 from .broker import DeadLetter, MemoryBroker
 from .clock import Clock
 from .faults import Faults
 from .faulty import faulty
+from .feed import MemoryFeed
 from .link import MemoryLink
 from .service import Options, Service, prefix_of
 
@@ -54,9 +57,10 @@ class MemoryService(Service):
         self._stores = {name: MemoryStore(name=name, clock=self.clock.now) for name in stores}
         self._topology = Topology(partitions=partitions, stores=tuple(sorted(self._stores)))
         self._options = WorkerOptions(
-            amqp_url=NOWHERE, name="memory", partitions=partitions, access=access, feed=FeedsConfig(mode="off")
+            amqp_url=NOWHERE, name="memory", partitions=partitions, access=access, feed=FeedsConfig(stream=False)
         )
         self._links: dict[str, MemoryLink] = {}
+        self._feeds: set[MemoryFeed] = set()
         self._thread: threading.Thread | None = None
         self._up = threading.Event()
         self._fault: BaseException | None = None
@@ -98,6 +102,8 @@ class MemoryService(Service):
             self._loop.call_soon_threadsafe(self._stopping.set)
         thread.join(PATIENCE)
         self._links.clear()
+        for feed in tuple(self._feeds):
+            feed.end("the service in memory has ended")
         fault, self._fault = self._fault, None
         if fault is not None:
             raise fault
@@ -156,6 +162,18 @@ class MemoryService(Service):
 
         loop.call_soon_threadsafe(publish)
 
+    def subscribe(self, bindings: Sequence[str]) -> MemoryFeed:
+        """Follow the change feed, in the running event loop."""
+        feed = MemoryFeed(bindings, on_close=self._feeds.discard)
+        self._feeds.add(feed)
+        return feed
+
+    def _tell(self, publication: Publication) -> None:
+        message = FeedMessage(str(publication.headers[FEED_HEADER]), publication.body)
+        for feed in tuple(self._feeds):
+            if feed.takes(publication.routing_key):
+                feed.deliver(message)
+
     def _answer(self, address: str, body: bytes) -> None:
         link = self._links.get(address)
         if link is not None:
@@ -174,14 +192,16 @@ class MemoryService(Service):
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self._broker = MemoryBroker(self._answer)
+        self._broker = MemoryBroker(self._answer, self._tell)
         for store in self._stores.values():
             await store.open()
         session = Session(self._broker, **self._parts())
         await session.run(self._stopping, on_ready=self._up.set)
 
     def _parts(self) -> dict[str, Any]:
-        engines = {name: Engine(store, service_time=self.clock.now) for name, store in self._stores.items()}
+        engines = {
+            name: Engine(store, service_time=self.clock.now, tells_values=True) for name, store in self._stores.items()
+        }
         return {
             "engines": engines,
             "topology": self._topology,
