@@ -11,7 +11,6 @@ from holdfast.events import (
     Command,
     InvalidError,
     SaveCommand,
-    TransactCommand,
     decode_commands,
     encode,
 )
