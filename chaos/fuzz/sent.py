@@ -99,7 +99,12 @@ class Sent:
 
     def may_be_buried_for(self, reason: str) -> bool:
         """Whether a dead letter with this reason can be this message. Without one it is the broker's."""
-        return not reason or self.is_silent or any(each.buried_for == reason for each in self.judgements)
+        if not reason:
+            return self.input.may_expire
+        return any(
+            each.buried_for == reason or (self.is_silent and any(reason in _reasons(fate) for fate in each.fates))
+            for each in self.judgements
+        )
 
     def bury(self, body: bytes, reason: str) -> str | None:
         """Take a dead letter that a worker wrote. Gives back what is wrong with it; None if nothing is."""
