@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from .bench import ECHO, HOLDFAST, MOTOR, NATS, Bench, Measurement
+from .compaction import estimate_compaction, measure_compaction
 from .consistency import measure_consistency
 from .feed import estimate_feed, measure_feed
 from .load import Sample
@@ -242,5 +243,6 @@ ROWS: dict[str, RowKind] = {
         needs_nats=True,
     ),
     "feed": RowKind(measure_feed, estimate_feed),
+    "compaction": RowKind(measure_compaction, estimate_compaction),
     "million": RowKind(measure_million, estimate_million),
 }

@@ -3,7 +3,7 @@
 from .client import Client, connect
 from .encryption import Encryption
 from .entities import Entity, persistent
-from .entry import Delete, Entry, Save, Service, Step
+from .entry import Delete, Entry, KeyPage, Save, Service, Step
 from .keyspace import by_name, by_user
 from .queries import Condition, Field, Order, QueryPage, field
 from .revisions import Revision
@@ -26,6 +26,7 @@ __all__ = [
     "Entity",
     "Entry",
     "Field",
+    "KeyPage",
     "Order",
     "PersistentState",
     "QueryPage",

@@ -8,6 +8,7 @@ from ..events import (
     ClosedError,
     ConflictError,
     DeniedError,
+    ErasedError,
     ExpiredError,
     HoldfastError,
     IdReusedError,
@@ -111,6 +112,8 @@ def to_error(reply: Reply, call: Call) -> HoldfastError:
             return IdReusedError(message)
         case "invalid" if code == "unsupported":
             return UnsupportedError(message)
+        case "invalid" if code == "stripped":
+            return ErasedError(f"{call.key!r}: {message}")
         case "invalid":
             return InvalidError(_without(field, message), code=code, field=field)
         case "too_large":

@@ -18,6 +18,7 @@ from ..events import (
     Consistency,
     HistoryEntry,
     HoldfastError,
+    KeyEntry,
     OutboxMessage,
     Reply,
     TooLargeError,
@@ -38,12 +39,14 @@ from .calls import Call, Wire, to_error
 from .dispatcher import Dispatcher
 from .encryption import Encryption
 from .entities import Entity, activate
-from .entry import Delete, Entry, Save, Service, Step, to_datetime
+from .entry import Delete, Entry, KeyPage, Save, Service, Step, to_datetime, to_millis
 from .keyspace import KeySpace, Strategy
 from .link import CONNECT_TIMEOUT, Link, LinkMaker
 from .places import Places
 from .queries import Condition, FieldPath, Order, QueryPage, query_command, query_page
+from .resealing import restore_sealed
 from .serializers import Serializer
+from .span import Span
 from .state import PersistentState
 from .transactions import StepResult, Transaction, to_operations, to_results
 from .turns import Turns
@@ -228,6 +231,8 @@ class Client:
         store: str | None = None,
         metadata: Mapping[str, str] | None = None,
         messages: Sequence[OutboxMessage] = (),
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
         return_current: bool = False,
         timeout: float | None = None,
         id: str | None = None,  # noqa: A002 - the protocol's word
@@ -239,6 +244,8 @@ class Client:
         :param first_write: demand that the key is absent.
         :param metadata: kept with the event.
         :param messages: published if the save is committed, and only then: at least once, in order.
+        :param correlation_id: what this belongs to, such as a request or an order; kept with the event.
+        :param causation_id: what led to it, such as the id of another command; kept with the event.
         :param return_current: a conflict brings the value that it met.
         :param timeout: seconds.
         :param id: the command id; a new one unless this repeats an earlier call.
@@ -253,6 +260,10 @@ class Client:
             command["concurrency"] = concurrency
         if messages:
             command["messages"] = [message.model_dump() for message in check_messages(messages)]
+        if correlation_id is not None:
+            command["correlation_id"] = correlation_id
+        if causation_id is not None:
+            command["causation_id"] = causation_id
         store = self._complete(command, store, metadata, return_current)
         reply = await self._call(command, store, key, timeout, id, mutates=True)
         return _entry(store, key, value, reply)
@@ -263,14 +274,26 @@ class Client:
         *,
         store: str | None = None,
         consistency: Consistency = "strong",
+        version: int | None = None,
+        at: datetime | None = None,
         timeout: float | None = None,
     ) -> Entry | None:
-        """The key's current state, or None if it is absent.
+        """The key's current state, or an earlier one; None if it is, or was, absent.
 
         :param consistency: ``strong`` sees every write that was acknowledged before the call, by whomever;
             ``eventual`` may be behind.
+        :param version: the state that this version made; None if there is no such version.
+        :param at: the state at this time, in service time. For one that is still to come it is the state of now.
+        :raises ErasedError: if retention or a purge has erased that earlier value.
+        :raises ValueError: if ``at`` has no time zone, or both are given.
         """
         command: Wire = {"op": "read", "key": key}
+        if version is not None and at is not None:
+            raise ValueError("version and at exclude each other")
+        if version is not None:
+            command["at_version"] = version
+        if at is not None:
+            command["at_time"] = to_millis(at)
         if consistency != "strong":
             command["consistency"] = consistency
         store = self._complete(command, store)
@@ -285,6 +308,8 @@ class Client:
         store: str | None = None,
         metadata: Mapping[str, str] | None = None,
         messages: Sequence[OutboxMessage] = (),
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
         return_current: bool = False,
         timeout: float | None = None,
         id: str | None = None,  # noqa: A002 - the protocol's word
@@ -299,7 +324,76 @@ class Client:
             command["etag"] = etag
         if messages:
             command["messages"] = [message.model_dump() for message in check_messages(messages)]
+        if correlation_id is not None:
+            command["correlation_id"] = correlation_id
+        if causation_id is not None:
+            command["causation_id"] = causation_id
         store = self._complete(command, store, metadata, return_current)
+        reply = await self._call(command, store, key, timeout, id, mutates=True)
+        return bool(reply.changed)
+
+    async def restore(
+        self,
+        key: str,
+        *,
+        version: int,
+        etag: str | None = None,
+        store: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        return_current: bool = False,
+        timeout: float | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+    ) -> Entry:
+        """Make the value of an earlier version the next version of the key, also if the key is absent now.
+
+        Nothing of what came in between is lost: the history goes on. The entry's ``value`` is None: it is not sent.
+
+        :param version: which one.
+        :param etag: demand that the key's current state has this etag.
+        :raises ConflictError: if the demand is not met, or there is nothing to be restored: with the code ``no_value``
+            if there is no such version, or it is one that was deleted; ``stripped`` if its value was erased.
+
+        A client that seals values opens that version and saves it, sealed anew, since what is sealed belongs to the
+        command that saved it: with ``holdfast.restored`` in the event's metadata, and the rights to read and to save.
+        """
+        command: Wire = {"op": "restore", "key": key, "at_version": version}
+        told = {"etag": etag, "correlation_id": correlation_id, "causation_id": causation_id}
+        command |= {name: text for name, text in told.items() if text is not None}
+        store = self._complete(command, store, metadata, return_current)
+        if self._encryption is not None:
+            seconds = self._timeout if timeout is None else timeout
+            reply = await restore_sealed(self._call, command, store, timeout=seconds, command_id=id)
+        else:
+            reply = await self._call(command, store, key, timeout, id, mutates=True)
+        return _entry(store, key, None, reply)
+
+    async def purge(
+        self,
+        key: str,
+        *,
+        etag: str | None = None,
+        store: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        timeout: float | None = None,
+        id: str | None = None,  # noqa: A002 - the protocol's word
+    ) -> bool:
+        """Make the key absent and erase the values of all its versions, with their metadata, for good.
+
+        When it returns, they are gone from the log, on a majority. The history still tells that there were versions,
+        when, and by whom. What has been copied elsewhere (backups, queues, consumers of the change feed) is not
+        reached. Says whether there was anything.
+
+        :param metadata: kept with the event of the purge: who asked for it, for example.
+        :raises ConflictError: if ``etag`` is given and is not the current one, also if the key is absent.
+        """
+        command: Wire = {"op": "purge", "key": key}
+        told = {"etag": etag, "correlation_id": correlation_id, "causation_id": causation_id}
+        command |= {name: text for name, text in told.items() if text is not None}
+        store = self._complete(command, store, metadata)
         reply = await self._call(command, store, key, timeout, id, mutates=True)
         return bool(reply.changed)
 
@@ -441,45 +535,130 @@ class Client:
         key: str,
         *,
         after_version: int = 0,
+        before_version: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        backward: bool = False,
         limit: int = 100,
         store: str | None = None,
         timeout: float | None = None,
     ) -> Sequence[HistoryEntry]:
-        """Events of the key, oldest first, at most ``limit`` (up to 1,000) of versions after ``after_version``.
+        """Events of the key, oldest first, at most ``limit`` (up to 1,000) of those that all conditions hold for.
 
-        For the next page give the last one's version; :meth:`iter_history` goes through all of them.
+        For the next page give the last one's version as ``after_version``, or, backward, as ``before_version``;
+        :meth:`iter_history` goes through all of them.
+
+        :param after_version: only later versions.
+        :param before_version: only earlier versions.
+        :param since: only events of this time or later, in service time.
+        :param until: only events of this time or earlier.
+        :param backward: newest first.
+        :raises ValueError: if a time has no time zone.
         """
         ends = time.monotonic() + (self._timeout if timeout is None else timeout)
+        span = Span(after_version, before_version, since, until, backward)
         events: list[HistoryEntry] = []
         while True:
-            command: Wire = {"op": "history", "key": key, "after_version": after_version, "limit": limit - len(events)}
-            store = self._complete(command, store)
             left = max(0.001, ends - time.monotonic())
-            reply = await self._call(command, store, key, left, None, mutates=False)
-            events += reply.events or []
+            page, following = await self._history_page(key, span, limit - len(events), store, left)
+            events += page
             # Large values come on several pages.
-            if reply.next is None or len(events) >= limit:
+            if following is None or len(events) >= limit:
                 return events
-            after_version = int(reply.next)
+            span = following
 
     async def iter_history(
-        self, key: str, *, after_version: int = 0, store: str | None = None, timeout: float | None = None
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        before_version: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        backward: bool = False,
+        store: str | None = None,
+        timeout: float | None = None,
     ) -> AsyncGenerator[HistoryEntry, None]:
-        """All events of the key, oldest first, however many: read a page at a time, as the loop over them goes on.
+        """All events of the key, however many: read a page at a time, as the loop over them goes on.
 
-        What is appended meanwhile is on the last page, if it is there by then. Breaking off leaves nothing behind.
+        The conditions are those of :meth:`history`. What is appended meanwhile is on the last page, if it is there by
+        then. Breaking off leaves nothing behind.
 
-        :param after_version: only events of later versions.
         :param timeout: seconds for each page.
         """
-        following: int | None = after_version
+        following: Span | None = Span(after_version, before_version, since, until, backward)
         while following is not None:
-            command: Wire = {"op": "history", "key": key, "after_version": following, "limit": MAX_PAGE}
-            name = self._complete(command, store)
-            page = await self._call(command, name, key, timeout, None, mutates=False)
-            for event in page.events or ():
+            events, following = await self._history_page(key, following, MAX_PAGE, store, timeout)
+            for event in events:
                 yield event
-            following = None if page.next is None else int(page.next)
+
+    async def _history_page(
+        self, key: str, span: Span, limit: int, store: str | None, timeout: float | None
+    ) -> tuple[Sequence[HistoryEntry], Span | None]:
+        command: Wire = {"op": "history", "key": key, "limit": limit, **span.to_wire()}
+        store = self._complete(command, store)
+        reply = await self._call(command, store, key, timeout, None, mutates=False)
+        return reply.events or (), span.following(reply.next) if isinstance(reply.next, int) else None
+
+    async def keys(
+        self,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        store: str | None = None,
+        timeout: float | None = None,
+    ) -> KeyPage:
+        """Keys that are there and begin with the prefix, in byte order, at most ``limit`` (up to 1,000).
+
+        Keys that this user may not list are passed over. A key that is there throughout is on exactly one page,
+        whatever is written meanwhile; :meth:`iter_keys` goes through all of them.
+
+        :param after: only keys behind this one: the page's ``next``.
+        """
+        reply = await self._ask_for_keys({"prefix": prefix, "after": after, "limit": limit}, store, timeout)
+        return KeyPage(tuple(reply.keys or ()), reply.next if isinstance(reply.next, str) else None)
+
+    async def iter_keys(
+        self, prefix: str = "", *, after: str | None = None, store: str | None = None, timeout: float | None = None
+    ) -> AsyncGenerator[KeyEntry, None]:
+        """All keys that are there and begin with the prefix, in byte order, read a page at a time.
+
+        :param after: only keys behind this one.
+        :param timeout: seconds for each page.
+        """
+        while True:
+            page = await self.keys(prefix, after=after, limit=MAX_PAGE, store=store, timeout=timeout)
+            for key in page.keys:
+                yield key
+            if page.next is None:
+                return
+            after = page.next
+
+    async def count_keys(self, prefix: str = "", *, store: str | None = None, timeout: float | None = None) -> int:
+        """How many keys are there that begin with the prefix, and that this user may list.
+
+        Each is looked at for itself, some thousand at a time: while others write, the number is of no single moment.
+
+        :param timeout: seconds for all of it.
+        """
+        ends = time.monotonic() + (self._timeout if timeout is None else timeout)
+        count = 0
+        after: str | None = None
+        while True:
+            fields: Wire = {"prefix": prefix, "after": after, "count_only": True}
+            reply = await self._ask_for_keys(fields, store, max(0.001, ends - time.monotonic()))
+            count += reply.count or 0
+            if not isinstance(reply.next, str):
+                return count
+            after = reply.next
+
+    async def _ask_for_keys(self, fields: Wire, store: str | None, timeout: float | None) -> Reply:
+        command: Wire = {"op": "keys", **{name: field for name, field in fields.items() if field is not None}}
+        name = store or self._store
+        if name != DEFAULT_STORE:
+            command["store"] = name
+        return await self._call(command, name, "", timeout, None, mutates=False)
 
     def watch(
         self,
@@ -699,6 +878,7 @@ class Client:
         *,
         mutates: bool,
         waits: bool = True,
+        opens: bool = True,
     ) -> Reply:
         dispatcher = self._dispatcher
         if dispatcher is None:
@@ -735,7 +915,7 @@ class Client:
                     dispatcher.forget(call)
         finally:
             places.free(size)
-        if self._encryption is not None:
+        if self._encryption is not None and opens:
             answer = self._encryption.open_reply(answer, command, store)
         if self._space is not None:
             answer = self._space.leave(answer)

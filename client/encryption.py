@@ -186,7 +186,7 @@ class Encryption:
 
     def open_event(self, store: str, key: str, event: HistoryEntry) -> HistoryEntry:
         """An event of a key, as the store calls it, with its value opened."""
-        if event.type != "saved":
+        if event.type != "saved" or event.stripped:
             return event
         return event.model_copy(update={"value": self.open(store, key, event.value, command_id=event.id)})
 

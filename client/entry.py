@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ..events import KeyEntry
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -67,6 +69,25 @@ class Service:
     time: datetime
     #: By store: which messages its events are in, ``levels`` or ``store``; or ``off``.
     feed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """Some keys that are there."""
+
+    keys: tuple[KeyEntry, ...]
+    #: Give it as ``after`` for the next page; None on the last one.
+    next: str | None
+
+
+def to_millis(time: datetime) -> int:
+    """A time as whole milliseconds since 1970, the last one that had begun by then.
+
+    :raises ValueError: if it has no time zone: it could be any.
+    """
+    if time.tzinfo is None:
+        raise ValueError("a time needs a time zone, such as datetime.now(UTC)")
+    return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
 def to_datetime(milliseconds: int) -> datetime:

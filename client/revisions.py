@@ -16,7 +16,7 @@ class Revision(Generic[T]):
 
     #: As it stands in the log.
     event: HistoryEntry
-    #: None if the event took the value away.
+    #: None if the event took the value away, or if it was erased since.
     value: T | None
 
     @property

@@ -16,8 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from ..events import ConflictError, EncryptionError, InvalidError, OutcomeUnknown, SchemaError, Unavailable
 from .encryption import Encryption
-from .entry import Entry
-from .queries import QueryPage
+from .entry import Entry, KeyPage
 from .schema import Schema
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ PAGE: Final = 500
 NOTE_INTERVAL: Final = 1.0
 #: Seconds for which one key is tried while the service is away, or others are quicker.
 PATIENCE: Final = 60.0
-#: What values are asked for where only their keys are wanted: nobody's field, or next to nothing.
-_NO_FIELD: Final = "holdfast.rewrite"
 #: Keys that could not be rewritten, of which the names are kept.
 MAX_FAULTS: Final = 100
 
@@ -59,8 +56,6 @@ class Progress:
 
     #: All keys up to this one are done.
     after: str | None = None
-    #: Where to go on.
-    token: str | None = None
     looked: int = 0
     rewritten: int = 0
     #: Keys whose values could not be rewritten, and why; the first hundred of them.
@@ -115,12 +110,12 @@ class Rewriting:
             await self._remember()
         while not progress.done:
             page = await self._patiently(self._next_page)
-            keys = [entry.key for entry in page.entries if not entry.key.startswith(NOTES)]
+            keys = [entry.key for entry in page.keys if not entry.key.startswith(NOTES)]
             outcomes = await asyncio.gather(*map(self._look, keys))
             progress.looked += len(keys)
             progress.rewritten += sum(outcomes)
-            progress.after = keys[-1] if keys else progress.after
-            progress.token, progress.done = page.token, page.token is None
+            progress.after = page.next or (keys[-1] if keys else progress.after)
+            progress.done = page.next is None
             if self._on_progress is not None:
                 self._on_progress(progress)
             if not self._dry:
@@ -172,11 +167,8 @@ class Rewriting:
             )
         return True
 
-    async def _next_page(self) -> QueryPage:
-        # By key, which is the order of a query without conditions; what is in the values is of no interest here.
-        return await self._client.query(
-            prefix=self._prefix, projection=[_NO_FIELD], limit=PAGE, token=self._progress.token, store=self._store
-        )
+    async def _next_page(self) -> KeyPage:
+        return await self._client.keys(self._prefix, after=self._progress.after, limit=PAGE, store=self._store)
 
     async def _remember(self) -> None:
         """Go on where a run of the same task was broken off."""

@@ -249,7 +249,7 @@ class PersistentState(Generic[T]):
         )
         async with aclosing(events):
             async for event in events:
-                yield Revision(event, self._serializer.load(event.value) if event.type == "saved" else None)
+                yield Revision(event, self._serializer.load(event.value) if "value" in event.model_fields_set else None)
 
     # -- the queue
 

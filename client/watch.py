@@ -52,7 +52,7 @@ class Change:
     key: str
     #: Counts the key's events from 1, without gaps, also through deletes.
     version: int
-    #: ``saved`` or ``deleted``, as in a history.
+    #: ``saved``, ``deleted`` or ``purged``, as in a history.
     type: str
     #: None if the key is absent after it.
     value: Any
@@ -67,6 +67,11 @@ class Change:
     store: str
     #: It comes before :class:`CaughtUp`.
     initial: bool
+    #: What its command belongs to, and what led to it, as the command said.
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    #: The version whose value this is, if it was restored.
+    restored: int | None = None
 
     @property
     def time(self) -> datetime:
@@ -282,7 +287,7 @@ class Watch:
             if not name.startswith(space) or key not in self._selection or event.version <= told:
                 continue
             entry = self._client.opened(event, self._store).model_copy(update={"key": key})
-            if entry.version > told + 1:
+            if entry.version > told + 1 and not entry.first:
                 await self._give(portion)
                 portion = []
                 await self._catch_up(key, await self._changes(key, told))
@@ -305,6 +310,9 @@ class Watch:
                 time_ms=entry.time,
                 author=entry.author,
                 metadata=entry.metadata,
+                correlation_id=entry.correlation_id,
+                causation_id=entry.causation_id,
+                restored=entry.restored,
                 store=self._store,
                 initial=not self._caught_up,
             )

@@ -15,10 +15,13 @@ from .commands import (
     DescribeCommand,
     HistoryCommand,
     KeyCommand,
+    KeysCommand,
     Mutation,
     Operation,
+    PurgeCommand,
     QueryCommand,
     ReadCommand,
+    RestoreCommand,
     SaveCommand,
     SaveOperation,
     TransactCommand,
@@ -33,6 +36,7 @@ from .errors import (
     ConflictError,
     DeniedError,
     EncryptionError,
+    ErasedError,
     ExpiredError,
     HoldfastError,
     IdReusedError,
@@ -53,7 +57,7 @@ from .errors import (
 from .etags import make_etag
 from .outbox import OutboxMessage
 from .records import Event, Receipt, Record, Refusal, digest_of, digest_of_transaction, operation_digests
-from .replies import ErrorInfo, HistoryEntry, OperationReply, QueryEntry, Reply, Status
+from .replies import ErrorInfo, HistoryEntry, KeyEntry, OperationReply, QueryEntry, Reply, Status
 from .topology import Topology, partition_of, partition_queue
 from .urls import mask_url
 from .values import check_value
@@ -75,6 +79,7 @@ __all__ = [
     "DeniedError",
     "DescribeCommand",
     "EncryptionError",
+    "ErasedError",
     "ErrorInfo",
     "Event",
     "ExpiredError",
@@ -84,12 +89,15 @@ __all__ = [
     "IdReusedError",
     "InvalidError",
     "KeyCommand",
+    "KeyEntry",
+    "KeysCommand",
     "Mutation",
     "NotReadError",
     "Operation",
     "OperationReply",
     "OutboxMessage",
     "OutcomeUnknown",
+    "PurgeCommand",
     "QueryCommand",
     "QueryEntry",
     "ReadCommand",
@@ -98,6 +106,7 @@ __all__ = [
     "Refusal",
     "RemoteError",
     "Reply",
+    "RestoreCommand",
     "SaveCommand",
     "SaveOperation",
     "SchemaError",

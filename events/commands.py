@@ -105,12 +105,22 @@ def _check_projection(data: Any) -> Any:
     return data
 
 
+def _check_correlation(text: str) -> str:
+    return _check_text(text, "correlation_id", MAX_ID_BYTES)
+
+
+def _check_causation(text: str) -> str:
+    return _check_text(text, "causation_id", MAX_ID_BYTES)
+
+
 def _check_after(key: str) -> str:
     return _check_text(key, "after", MAX_KEY_BYTES)
 
 
 Key = Annotated[str, AfterValidator(check_key)]
 CommandId = Annotated[str, AfterValidator(check_id)]
+CorrelationId = Annotated[str, AfterValidator(_check_correlation)]
+CausationId = Annotated[str, AfterValidator(_check_causation)]
 StoreName = Annotated[str, StringConstraints(max_length=MAX_STORE_LENGTH, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Value = Annotated[Any, PlainValidator(check_value)]
 Etag = Annotated[str, StringConstraints(max_length=MAX_ETAG_LENGTH)]
@@ -118,6 +128,8 @@ Metadata = Annotated[dict[str, str], PlainValidator(_check_metadata)]
 #: Milliseconds since 1970-01-01T00:00Z, in service time.
 Millis = Annotated[int, Field(ge=0, lt=2**53)]
 Version = Annotated[int, Field(ge=0, le=MAX_INT)]
+#: A version that an event can have.
+EventVersion = Annotated[int, Field(ge=1, le=MAX_INT)]
 Concurrency = Literal["first-write", "last-write"]
 Consistency = Literal["strong", "eventual"]
 
@@ -159,6 +171,9 @@ class SaveCommand(_KeyCommand):
     metadata: Metadata | None = None
     #: To be published if it is committed.
     messages: Messages | None = None
+    #: What the command belongs to, and what led to it, kept with the event. No part of what the id stands for.
+    correlation_id: CorrelationId | None = None
+    causation_id: CausationId | None = None
 
 
 class DeleteCommand(_KeyCommand):
@@ -170,21 +185,64 @@ class DeleteCommand(_KeyCommand):
     return_current: bool = False
     metadata: Metadata | None = None
     messages: Messages | None = None
+    correlation_id: CorrelationId | None = None
+    causation_id: CausationId | None = None
+
+
+class RestoreCommand(_KeyCommand):
+    """Make the value of an earlier version the next version of the key."""
+
+    op: Literal["restore"]
+    #: Which one. It has to be one that was saved, and its value must not have been erased since.
+    at_version: EventVersion
+    etag: Etag | None = None
+    max_version: Version | None = None
+    return_current: bool = False
+    metadata: Metadata | None = None
+    correlation_id: CorrelationId | None = None
+    causation_id: CausationId | None = None
+
+
+class PurgeCommand(_KeyCommand):
+    """Make the key absent, and erase the values of all its versions for good. Of each there remains that it was."""
+
+    op: Literal["purge"]
+    etag: Etag | None = None
+    max_version: Version | None = None
+    return_current: bool = False
+    metadata: Metadata | None = None
+    correlation_id: CorrelationId | None = None
+    causation_id: CausationId | None = None
 
 
 class ReadCommand(_KeyCommand):
-    """The key's current state. ``strong`` is linearizable, ``eventual`` may be behind but never ahead."""
+    """The key's current state. ``strong`` is linearizable, ``eventual`` may be behind but never ahead.
+
+    With ``at_version`` or ``at_time`` an earlier state, of which nothing is told that a history would not tell.
+    """
 
     op: Literal["read"]
     consistency: Consistency = "strong"
+    #: The state that the event of this version made.
+    at_version: EventVersion | None = None
+    #: The state at this service time.
+    at_time: Millis | None = None
 
 
 class HistoryCommand(_KeyCommand):
-    """A page of the key's events, oldest first."""
+    """A page of the key's events."""
 
     op: Literal["history"]
     #: Only events of later versions.
     after_version: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
+    #: Only events of earlier versions.
+    before_version: EventVersion | None = None
+    #: Only events of this service time or later.
+    from_time: Millis | None = None
+    #: Only events of this service time or earlier.
+    to_time: Millis | None = None
+    #: Newest first, instead of oldest first.
+    backward: bool = False
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
 
 
@@ -347,21 +405,38 @@ class ChangesCommand(_KeyCommand):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
 
 
+class KeysCommand(_Command):
+    """A page of the keys that are there, in byte order; of those that the sender may know of."""
+
+    op: Literal["keys"]
+    store: StoreName = DEFAULT_STORE
+    #: What the keys begin with.
+    prefix: Annotated[str, AfterValidator(_check_prefix)] = ""
+    #: Only keys behind this one.
+    after: Annotated[str, AfterValidator(_check_after)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+    #: How many they are, and not which. A page then is as long as it can be, and ``limit`` plays no part.
+    count_only: bool = False
+
+
 class DescribeCommand(_Command):
     """The service's protocol range, partitions, epoch, stores, limits and time."""
 
     op: Literal["describe"]
 
 
-Mutation = SaveCommand | DeleteCommand
-KeyCommand = SaveCommand | DeleteCommand | ReadCommand | HistoryCommand | ChangesCommand
+Mutation = SaveCommand | DeleteCommand | RestoreCommand | PurgeCommand
+KeyCommand = SaveCommand | DeleteCommand | RestoreCommand | PurgeCommand | ReadCommand | HistoryCommand | ChangesCommand
 Command = (
     SaveCommand
     | DeleteCommand
+    | RestoreCommand
+    | PurgeCommand
     | TransactCommand
     | ReadCommand
     | HistoryCommand
     | QueryCommand
+    | KeysCommand
     | WatchCommand
     | ChangesCommand
     | DescribeCommand

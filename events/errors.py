@@ -9,6 +9,7 @@
     │   ├── IdReusedError      the command id was used before, for something else
     │   ├── SeveralStoresError a transaction names several stores
     │   └── UnsupportedError   the store does not offer what the command needs: for good
+    ├── ErasedError            the value of that version was erased, by retention or a purge (also a LookupError)
     ├── UnknownStoreError      no store of that name is configured: for good
     ├── DeniedError            not allowed for this user
     ├── Unavailable            certainly not applied: try again later
@@ -33,6 +34,12 @@ class HoldfastError(Exception):
     """Root of everything that Holdfast raises on purpose."""
 
 
+_NOTHING_TO_RESTORE = {
+    "no_value": "there is no such version, or it has no value, so that none can be restored",
+    "stripped": "the value of that version was erased, so that it cannot be restored",
+}
+
+
 class ConflictError(HoldfastError):
     """The key is not in the state that the command demanded. Nothing was changed.
 
@@ -44,8 +51,8 @@ class ConflictError(HoldfastError):
     :ivar current: the current value, if the command asked for it and the key is there.
     :ivar current_known: whether ``current`` tells the state that was found: without it None is no value, but means
         that it was not asked for, or that the user may not read it.
-    :ivar code: ``etag_mismatch``, ``exists`` or ``absent``; ``hidden`` if this user may not read the key, and so is
-        told none of the above.
+    :ivar code: ``etag_mismatch``, ``exists`` or ``absent``; ``no_value`` or ``stripped`` if there is nothing to
+        restore; ``hidden`` if this user may not read the key, and so is told none of the above.
     :ivar operation: of a transaction: which of its operations met the conflict, counted from 0; None for a command on
         one key. ``key`` and everything else is of this operation.
     """
@@ -79,7 +86,8 @@ class ConflictError(HoldfastError):
         if code == "hidden":
             found = "another state, which this user may not know"
         place = f"{key!r}" if operation is None else f"operation {operation}, {key!r}"
-        super().__init__(f"{place}: expected {wanted}, found {found}")
+        message = _NOTHING_TO_RESTORE.get(code, f"expected {wanted}, found {found}")
+        super().__init__(f"{place}: {message}")
 
 
 class InvalidError(HoldfastError, ValueError):
@@ -121,6 +129,10 @@ class UnsupportedError(InvalidError):
 
     def __init__(self, message: str, *, code: str = "unsupported", field: str | None = None) -> None:
         super().__init__(message, code=code, field=field)
+
+
+class ErasedError(HoldfastError, LookupError):
+    """There was a value, and it was erased for good: by retention, or by a purge."""
 
 
 class UnknownStoreError(HoldfastError):

@@ -26,7 +26,7 @@ NO_LEVEL: Final = "-"
 MAX_LEVEL_LENGTH: Final = 60
 
 #: What an event may have beside what every event has.
-_OPTIONAL: Final = ("author", "metadata")
+_OPTIONAL: Final = ("author", "metadata", "correlation_id", "causation_id", "restored")
 
 
 @lru_cache(maxsize=4096)
@@ -86,6 +86,8 @@ def event_data(event: Event) -> dict[str, Any]:
         content = getattr(event, name)
         if content is not None:
             data[name] = content
+    if event.first:
+        data["first"] = True
     return data
 
 

@@ -49,7 +49,7 @@ MAX_MESSAGES: Final = 16
 MAX_MESSAGES_BYTES: Final = 256 * 1024
 MAX_ROUTING_KEY_BYTES: Final = 255
 
-#: Events on one page of a history.
+#: Events on one page of a history, or keys on one page of a list.
 MAX_PAGE: Final = 1000
 
 #: Commands sent longer ago than this are refused: what would recognise a repeat may be gone by then.

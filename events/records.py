@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from .commands import DeleteCommand, SaveCommand, TransactCommand
+from .commands import DeleteCommand, Mutation, RestoreCommand, SaveCommand, TransactCommand
 from .etags import make_etag
 from .outbox import OutboxMessage, messages_text
 
@@ -33,12 +33,21 @@ class _Record(BaseModel):
 class Event(_Record):
     """One version of one key."""
 
-    type: Literal["saved", "deleted"]
+    type: Literal["saved", "deleted", "purged"]
     #: Per key 1, 2, 3, … without gaps, on through deletes.
     version: int
     value: Any = None
     #: To be published, at least once.
     messages: tuple[OutboxMessage, ...] | None = None
+    #: What its command belongs to, and what led to it, as the command said.
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    #: The version whose value this is, if it was restored.
+    restored: int | None = None
+    #: Retention or a purge has erased value, messages, metadata and the two ids above: what remains is a stub.
+    stripped: bool = False
+    #: It begins a key that has no event, or only one that is about to be dropped. No two of a key do.
+    first: bool = False
 
     @cached_property
     def etag(self) -> str:
@@ -80,7 +89,7 @@ class Receipt(_Record):
 Record = Event | Refusal | Receipt
 
 
-def digest_of(command: SaveCommand | DeleteCommand) -> tuple[bytes, int]:
+def digest_of(command: Mutation) -> tuple[bytes, int]:
     """Eight bytes over what the command means, and the size of its value in bytes of compact JSON.
 
     When it was sent and its deadline play no part, since a retry may renew them. The order of an object's
@@ -89,8 +98,10 @@ def digest_of(command: SaveCommand | DeleteCommand) -> tuple[bytes, int]:
     value, concurrency = b"", None
     if isinstance(command, SaveCommand):
         value, concurrency = value_text(command.value), command.concurrency
+    elif isinstance(command, RestoreCommand):
+        value = restored_text(command.at_version)
     digest = make_digest(command.op, command.store, command.key, command.etag, concurrency, command.metadata, value)
-    if command.messages:
+    if isinstance(command, SaveCommand | DeleteCommand) and command.messages:
         carried = messages_text(command.messages)
         return with_messages(digest, carried), len(value)
     return digest, len(value)
@@ -126,6 +137,11 @@ def operation_digests(command: TransactCommand) -> list[bytes]:
             condition = None if one.exists is None else "exists" if one.exists else "absent"
         digests.append(make_digest(one.op, command.store, one.key, one.etag, condition, command.metadata, value))
     return digests
+
+
+def restored_text(version: int) -> bytes:
+    """What stands in a restore's digest in the place of the value: the version that it is taken from."""
+    return b"%d" % version
 
 
 def value_text(value: Any) -> bytes:

@@ -59,6 +59,28 @@ class HistoryEntry(BaseModel):
     metadata: dict[str, str] | None = None
     #: In answers to ``watch`` and ``changes``.
     key: str | None = None
+    #: What the command belonged to, and what led to it, as it said.
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    #: The version whose value this is, if it was restored.
+    restored: int | None = None
+    #: True if the value was erased, by retention or a purge, and with it metadata and the ids above.
+    stripped: bool | None = None
+    #: True in the change feed if the key had no event before it, or none that is kept: none is missing in front of it.
+    first: bool | None = None
+
+
+class KeyEntry(BaseModel):
+    """A key that is there, as a list of keys tells it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    #: Left out, as is the time, for whoever may list the key but not read it.
+    etag: str | None = None
+    version: int | None = None
+    #: Service time of the event that made this state.
+    updated_at: int | None = None
 
 
 class QueryEntry(BaseModel):
@@ -116,11 +138,17 @@ class Reply(BaseModel):
 
     # Of history, watch and changes:
     events: list[HistoryEntry] | None = None
-    #: Give this as ``after_version`` (``watch``: as ``after``) for the next page; null on the last one.
+    #: Of a history: give this as ``after_version`` for the next page, or, backward, as ``before_version``.
+    #: Of changes: as ``after_version``; of keys and watch: as ``after``. Null on the last page.
     next: int | str | None = None
 
     # Of watch:
     versions: dict[str, int] | None = None
+
+    # Of keys:
+    keys: list[KeyEntry] | None = None
+    #: How many keys this page is about.
+    count: int | None = None
 
     # Of query:
     entries: list[QueryEntry] | None = None

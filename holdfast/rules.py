@@ -7,8 +7,8 @@ from typing import Any
 
 from .events import Event, Receipt, Record, Refusal, Status
 from .events.outbox import messages_text
-from .events.records import make_digest, value_text, with_messages
-from .stores import Head, Malformed, Place
+from .events.records import make_digest, restored_text, value_text, with_messages
+from .stores import Head, Malformed, Mark, Place
 
 
 class Rule(StrEnum):
@@ -20,14 +20,17 @@ class Rule(StrEnum):
     RECORD = "record"
     #: A command id stands in the log once, but for the events of a transaction, which have positions.
     ID = "id"
-    #: The versions of a key are 1, 2, 3, … without gaps and without repeats.
+    #: The versions of a key are 1, 2, 3, … without gaps and without repeats, but for the oldest, if they were dropped.
     VERSION = "version"
     #: A key's times never run backwards.
     TIME = "time"
     #: What was absent is not deleted.
     DELETE = "delete"
-    #: An event's digest is that of a command that could have made it: of its key, value, metadata and predecessor.
+    #: An event's digest is that of a command that could have made it: of its key, value, metadata and predecessor. Of a
+    #: stub it cannot be told.
     DIGEST = "digest"
+    #: A value that was restored is the one of its version, as long as that has it.
+    RESTORED = "restored"
     #: The recorded answer of a refusal is one that was right at some time.
     ANSWER = "answer"
     #: A transaction is there as a whole: its receipt, and exactly the events that this tells of.
@@ -67,6 +70,10 @@ class Succession:
 
     def __init__(self, store: str) -> None:
         self._store = store
+        #: What compaction has noted, not before the events were read.
+        self.mark = Mark()
+        #: Of this key: versions that younger events say they were restored from, and those events' values.
+        self._restored: dict[int, list[tuple[Event, bytes]]] = {}
         self._key: str | None = None
         self._version = 0
         #: The event at that place; None if it is malformed.
@@ -97,16 +104,35 @@ class Succession:
         elif self._event is not None and event is not None:
             yield from self._judge(self._event, event)
         self._key, self._version, self._event = item.key, item.version, event
+        if event is not None:
+            yield from self._compare(event)
+
+    def _compare(self, event: Event) -> Iterator[Fault]:
+        """Values that were restored from an event are its own."""
+        others = self._restored.pop(event.version, ()) if self._restored else ()
+        if event.restored is not None and not event.stripped:
+            self._restored.setdefault(event.restored, []).append((event, value_text(event.value)))
+        if event.stripped or not others:
+            return
+        for other, text in others:
+            if event.type != "saved" or value_text(event.value) != text:
+                message = f"its value is not the one of version {event.version}, from which it was restored"
+                yield Fault(Rule.RESTORED, message, other.key, other.version, other.id)
 
     def finish(self) -> Iterator[Fault]:
         """There are no more events of this key: say what is wrong with its first one."""
         if self._key is None:
             return
-        if self._version > 1:
+        self._restored.clear()
+        first = self._event
+        if self._version > 1 and first is not None and first.first and self._version <= self.mark.floor + 1:
+            # A key that was dropped begins anew.
+            yield from self._judge(first, None)
+        elif self._version > 1 and (first is None or first.time >= self.mark.horizon):
             missing = "version 1 is" if self._version == 2 else f"versions 1 to {self._version - 1} are"
             yield self._fault(Rule.VERSION, f"{missing} missing before it")
-        elif self._event is not None:
-            yield from self._judge(self._event, None)
+        elif self._version == 1 and first is not None:
+            yield from self._judge(first, None)
         self._key = None
 
     def _judge(self, event: Event, predecessor: Event | None) -> Iterator[Fault]:
@@ -117,7 +143,7 @@ class Succession:
             )
         if event.type == "deleted" and not there:
             yield self._fault(Rule.DELETE, "deletes what was absent")
-        elif not digest_fits(event, predecessor, self._store):
+        elif not event.stripped and not digest_fits(event, predecessor, self._store):
             yield self._fault(Rule.DIGEST, "its digest is not that of a command that could have made it")
 
     def _fault(self, rule: Rule, message: str, item: Event | Malformed | None = None) -> Fault:
@@ -131,10 +157,11 @@ def digest_fits(event: Event, predecessor: Event | None, store: str) -> bool:
     The command's etag and concurrency are not kept, but there are few that can have led here.
     """
     there = predecessor is not None and predecessor.type == "saved"
-    if event.type == "saved":
+    op, value, concurrency = {"deleted": "delete", "purged": "purge"}.get(event.type, "restore"), b"", None
+    if event.restored is not None:
+        value = restored_text(event.restored)
+    elif event.type == "saved":
         op, value, concurrency = "save", value_text(event.value), "last-write"
-    else:
-        op, value, concurrency = "delete", b"", None
     key, metadata, digest = event.key, event.metadata, event.digest
     carried = messages_text(event.messages) if event.messages else None
 
@@ -193,9 +220,12 @@ def place_of(refusal: Refusal) -> tuple[str, int] | None:
 
 
 def answer_fault(
-    refusal: Refusal, found: Mapping[str, Record | Malformed], events: Mapping[tuple[str, int], Record | Malformed]
+    refusal: Refusal,
+    found: Mapping[str, Record | Malformed],
+    events: Mapping[tuple[str, int], Record | Malformed],
+    mark: Mark = Mark(),  # noqa: B008 - it cannot be changed
 ) -> Fault | None:
-    """What is wrong with a recorded answer, given what is in the log at its places.
+    """What is wrong with a recorded answer, given what is in the log at its places, and what may have been dropped.
 
     Of a winner that is a transaction its event is at its place, and under its id is the receipt.
     """
@@ -209,10 +239,14 @@ def answer_fault(
             winner = error.get("winner")
             if isinstance(winner, str) and not isinstance(found.get(winner), Receipt):
                 event = found.get(winner)
-            message = None if winner == refusal.id else _conflict_fault(refusal, event)
+            dropped = event is None and refusal.time < mark.horizon
+            message = None if winner == refusal.id or dropped else _conflict_fault(refusal, event, mark)
         case Status.OK:
             version = answer.get("version")
-            absent = not event.exists if isinstance(event, Event) else version == 0 or isinstance(event, Malformed)
+            absent = not event.exists if isinstance(event, Event) else isinstance(event, Malformed)
+            if event is None and isinstance(version, int):
+                # There was nothing, or it may have been dropped.
+                absent = version <= mark.floor or refusal.time < mark.horizon
             message = None if absent and answer.get("changed") is False else f"tells that version {version} was absent"
         case other:
             message = f"has the status {other!r}, which is not recorded"
@@ -223,15 +257,15 @@ def answer_fault(
     )
 
 
-def _conflict_fault(refusal: Refusal, event: Record | Malformed | None) -> str | None:
+def _conflict_fault(refusal: Refusal, event: Record | Malformed | None, mark: Mark) -> str | None:
     """What is wrong with a recorded conflict. One that rests on operations of its own transaction is not asked for."""
     answer, error = refusal.answer, _error(refusal)
     version, winner, actual = answer.get("version"), error.get("winner"), error.get("actual")
     if isinstance(event, Malformed):
         # That is told already.
         return None
-    if winner is None and version == 0 and answer.get("exists") is False:
-        # A transaction that demanded a key which never was.
+    if winner is None and isinstance(version, int) and version <= mark.floor and answer.get("exists") is False:
+        # A transaction that demanded a key which never was, or a restore of one.
         return None
     if not isinstance(event, Event) or (event.key, event.version, event.id) != (_key(refusal), version, winner):
         return f"tells of version {version} by {winner!r}, which is not in the log"
@@ -259,6 +293,8 @@ def current_fault(event: Event, holds: Record | Malformed | None, head: Head | N
         return f"a lookup says that version {head.version} is the newest"
     if version < head.version:
         return f"a lookup says that version {head.version} is the newest, another one that it is {version}"
-    if not isinstance(holds, Event) or head != Head(holds.version, holds.exists, holds.id, holds.time):
+    if not isinstance(holds, Event) or head._replace(opens=False) != Head(
+        holds.version, holds.exists, holds.id, holds.time
+    ):
         return f"a lookup tells of version {head.version} by {head.id!r}, which is not what the log holds"
     return None

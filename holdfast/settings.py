@@ -106,6 +106,7 @@ class Settings(BaseSettings):
             without_scans=frozenset(name for name, store in self._config.stores.items() if not store.scans),
             feed=self._feed(),
             outbox=self._config.outbox,
+            retention={name: store.retention for name, store in self._configured.items() if store.retention},
             **given,
         )
 
@@ -131,6 +132,11 @@ class Settings(BaseSettings):
     @cached_property
     def _config(self) -> Config:
         return Config() if self.config_file is None else read_config(self.config_file)
+
+    @property
+    def _configured(self) -> Mapping[str, StoreConfig]:
+        """The stores that the file names, or none."""
+        return self._config.stores
 
     @property
     def _stores(self) -> Mapping[str, StoreConfig]:

@@ -124,6 +124,7 @@ class _Verification:
             if definition:
                 raise StoreUnavailable(f"{'; '.join(definition)}; {error}") from error
             raise
+        await self._look_at_mark()
         report.add(self._succession.finish())
         report.keys = self._succession.keys
         async for records in self._inspection.records():
@@ -131,9 +132,14 @@ class _Verification:
         report.add(self._wholeness.finish())
         return report
 
+    async def _look_at_mark(self) -> None:
+        """After events were read: what is missing among them was noted before it was dropped."""
+        self._succession.mark = await self._inspection.mark()
+
     async def _look_at_events(self, page: EventPage) -> None:
         report = self._report
         newest: dict[str, Event] = {}
+        await self._look_at_mark()
         for event in page.events:
             if isinstance(event, Malformed):
                 report.add([malformed_fault(event)])
@@ -160,13 +166,16 @@ class _Verification:
         places |= {place for one in by_transactions if (place := place_of(one)) is not None}
         receipts = {record.id: record for record in page.others if isinstance(record, Receipt)}
         report.transactions += len(receipts)
-        places |= receipt_places(receipts.values())
+        mark = await self._inspection.mark() if refusals or receipts else self._succession.mark
+        # Of older ones events may have been dropped, one key's before another's.
+        whole = {id_: receipt for id_, receipt in receipts.items() if receipt.time >= mark.horizon}
+        places |= receipt_places(whole.values())
         events = await self._inspection.at(places, page.after)
-        faults = (answer_fault(refusal, found, events) for refusal in refusals)
+        faults = (answer_fault(refusal, found, events, mark) for refusal in refusals)
         report.add(fault for fault in faults if fault is not None)
-        for receipt in receipts.values():
-            report.add(receipt_faults(receipt, events))
-        report.add(self._wholeness.step(page.ids, receipts))
+        for receipt in whole.values():
+            report.add(receipt_faults(receipt, events, floor=mark.floor))
+        report.add(self._wholeness.step(page.ids, whole))
         report.add(await self._orphan_faults(page.after))
         # An event was looked at before; what is none is done with at once.
         self._advance(len(page.ids) + len(page.others))
@@ -195,6 +204,9 @@ class _Verification:
         faults: list[Fault] = []
         for key, event in newest.items():
             head = heads.get(key)
+            if head is None and not event.exists and event.version <= self._succession.mark.floor:
+                # Compaction has dropped the key in the meantime.
+                continue
             holds: Record | Malformed | None = event
             if head is not None and head.version > event.version:
                 holds = found.get(head.id)

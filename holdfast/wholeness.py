@@ -73,23 +73,31 @@ def receipt_places(receipts: Iterable[Receipt]) -> set[tuple[str, int]]:
     }
 
 
-def receipt_faults(receipt: Receipt, events: Mapping[tuple[str, int], Record | Malformed]) -> Iterator[Fault]:
-    """What is wrong with a receipt, given what is in the log at its places."""
+def receipt_faults(
+    receipt: Receipt, events: Mapping[tuple[str, int], Record | Malformed], *, floor: int = 0
+) -> Iterator[Fault]:
+    """What is wrong with a receipt, given what is in the log at its places.
+
+    :param floor: no key begins above it, and no key that was dropped had a version above it.
+    """
     if receipt.answer.get("status") != "ok":
         yield _fault(receipt, f"is the receipt of an answer {receipt.answer.get('status')!r}")
     for number, result in enumerate(_results(receipt)):
-        message = _result_fault(receipt, result, events) if _is_result(result) else "is none"
+        message = _result_fault(receipt, result, events, floor) if _is_result(result) else "is none"
         if message is not None:
             yield _fault(receipt, f"its result {number} {message}")
 
 
 def _result_fault(
-    receipt: Receipt, result: dict[str, Any], events: Mapping[tuple[str, int], Record | Malformed]
+    receipt: Receipt, result: dict[str, Any], events: Mapping[tuple[str, int], Record | Malformed], floor: int
 ) -> str | None:
     place = result["key"], result["version"]
     if place[1] == 0:
         return "tells of a key that was there, and never was" if result["exists"] else None
     event = events.get(place)
+    if event is None and place[1] <= floor and not result["exists"] and not result.get("changed"):
+        # It was absent, without an event or with one that was dropped since.
+        return None
     if isinstance(event, Malformed):
         return None
     if not isinstance(event, Event):

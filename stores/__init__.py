@@ -20,6 +20,7 @@ from .interface import (
 from .memory import MemoryStore
 from .mongo import MongoStore
 from .names import checked_name
+from .retention import CompactableStore, KeyVersion, Mark, RetentionConfig, Trace
 from .scopes import KeyScope
 from .types import StoreOptions, StoreType
 
@@ -27,6 +28,7 @@ __all__ = [
     "AlreadyApplied",
     "Appended",
     "Candidate",
+    "CompactableStore",
     "EventPage",
     "EventStore",
     "Fence",
@@ -38,17 +40,21 @@ __all__ = [
     "Inspection",
     "KeyPage",
     "KeyScope",
+    "KeyVersion",
     "Malformed",
+    "Mark",
     "MemoryStore",
     "MongoStore",
     "Outcome",
     "Place",
     "QueryTimeoutError",
     "RecordPage",
+    "RetentionConfig",
     "StoreConfig",
     "StoreOptions",
     "StoreType",
     "Suspects",
+    "Trace",
     "Transacted",
     "TransactionalStore",
     "build_store",

@@ -20,9 +20,10 @@ from typing import Any, Final
 from ..events import Status
 from ..events.replies import error
 from .interface import EventStore, TransactionalStore
+from .retention import CompactableStore
 
 #: Operations that not every store can serve, and the capability that each of them needs.
-NEEDS: Final[dict[str, type]] = {"transact": TransactionalStore}
+NEEDS: Final[dict[str, type]] = {"purge": CompactableStore, "transact": TransactionalStore}
 
 
 def lacking(store: EventStore, needs: Mapping[str, type] = NEEDS) -> frozenset[str]:

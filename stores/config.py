@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_v
 from ..events import InvalidError, StoreConfigError
 from ..events.queries import Path, parse_path
 from .interface import EventStore, IndexedStore
+from .retention import CompactableStore, RetentionConfig
 from .types import StoreOptions, StoreType, find_type
 
 
@@ -65,6 +66,8 @@ class StoreConfig(BaseModel):
     indexes: Annotated[list[str], AfterValidator(_check_indexes)] = []
     #: Whether queries that no index serves may look at every key.
     scans: bool = True
+    #: What of the past is kept; None keeps everything for ever.
+    retention: RetentionConfig | None = None
     _type: StoreType[Any] = PrivateAttr()
     _options: StoreOptions = PrivateAttr()
 
@@ -79,6 +82,7 @@ class StoreConfig(BaseModel):
         yield "type", self.type
         yield "indexes", self.indexes
         yield "scans", self.scans
+        yield "retention", self.retention
 
     @property
     def options(self) -> StoreOptions:
@@ -97,6 +101,8 @@ class StoreConfig(BaseModel):
             if not isinstance(store, IndexedStore):
                 raise StoreConfigError(f"store {name!r}: stores of the type {self.type!r} keep no indexes")
             store.declare([index_path(field) for field in self.indexes])
+        if self.retention and not isinstance(store, CompactableStore):
+            raise StoreConfigError(f"store {name!r}: in stores of the type {self.type!r} nothing can be erased")
         return store
 
 

@@ -3,7 +3,8 @@
 ::
 
     {_id: {c: <command id>, n: <position in a transaction, else 0>},
-     key, version, type, value, messages, time, author, digest, metadata, answer, events}
+     key, version, type, value, messages, time, author, digest, metadata, answer, events,
+     correlation_id, causation_id, restored, stripped, first}
 
 Fields that have nothing to say are left out; refusals and receipts have no version, which keeps them out of the index
 on (key, version). Values are native BSON, so that every MongoDB tool shows them as what they are.
@@ -65,8 +66,18 @@ def to_document(record: Record) -> dict[str, Any]:
         document["version"] = Int64(record.version)
         document["type"] = record.type
         # A deleted key has no value; a saved one may have the value null, which is one.
-        if record.value is not None or record.type == "saved":
+        if record.value is not None or (record.type == "saved" and not record.stripped):
             document["value"] = record.value
+        if record.correlation_id is not None:
+            document["correlation_id"] = record.correlation_id
+        if record.causation_id is not None:
+            document["causation_id"] = record.causation_id
+        if record.restored is not None:
+            document["restored"] = Int64(record.restored)
+        if record.stripped:
+            document["stripped"] = True
+        if record.first:
+            document["first"] = True
     else:
         document["type"] = record.type
         document["answer"] = record.answer
@@ -112,9 +123,13 @@ def to_record(document: dict[str, Any]) -> Record:
 GUARD: Final = "guard"
 
 
-def guard(command_id: str, number: int, key: str, version: int) -> dict[str, Any]:
-    """A document that takes (key, version) while a transaction lasts, and never stays. Its id is nobody else's."""
-    return {"_id": {"c": command_id, "n": -number}, "key": key, "version": Int64(version), "type": GUARD}
+def guard(command_id: str, number: int, key: str, version: int, *, first: bool = False) -> dict[str, Any]:
+    """A document that takes (key, version) while a transaction lasts, and never stays. Its id is nobody else's.
+
+    :param first: it takes the place of the event that begins the key, too.
+    """
+    document = {"_id": {"c": command_id, "n": -number}, "key": key, "version": Int64(version), "type": GUARD}
+    return {**document, "first": True} if first else document
 
 
 def to_millis(time: datetime | DatetimeMS) -> int:

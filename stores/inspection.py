@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..events import Event, Record
 from .interface import EventStore, Fence
+from .retention import Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ class Inspection(Protocol):
 
     async def count(self) -> int:
         """About how many records there are."""
+
+    async def mark(self) -> Mark:
+        """What compaction has noted of the log."""
 
     async def definition_faults(self) -> list[str]:
         """What is wrong with the indexes, the view and the collection, each in a sentence."""

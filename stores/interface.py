@@ -30,6 +30,9 @@ class Head(NamedTuple):
     id: str
     #: Service time of the event, in milliseconds.
     time: int
+    #: What is written on it begins the key anew, and says so (:attr:`Event.first`): there is no event, or one that is
+    #: about to be dropped.
+    opens: bool = False
 
 
 class Outcome(Enum):
@@ -164,11 +167,25 @@ class EventStore(Suspects, Protocol):
         :param with_values: False leaves the events' values out, None in their place.
         """
 
-    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
-        """Events of one key, oldest first, of versions greater than ``after_version``.
+    async def history(
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        before_version: int | None = None,
+        backward: bool = False,
+        limit: int = 100,
+        after: Fence | None = None,
+    ) -> list[Event]:
+        """Events of one key, oldest first, of versions greater than ``after_version`` and less than ``before_version``.
 
         Fewer than ``limit`` if they are more bytes than the database gives at a time, but one at least if there is one.
+
+        :param backward: newest first.
         """
+
+    async def version_at(self, key: str, time: int, *, after: Fence | None = None) -> int:
+        """The version of a key's newest event at that service time or before; 0 if there is none."""
 
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
@@ -223,12 +240,16 @@ class IndexedStore(EventStore, Protocol):
 class TransactionalStore(EventStore, Protocol):
     """A store that can append to several keys in one step."""
 
-    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+    async def transact(
+        self, records: Sequence[Record], guards: Collection[tuple[str, int]], *, firsts: Collection[str] = ()
+    ) -> Transacted:
         """Append all records in one step, or none of them, and only if none of the guarded (key, version) is taken.
 
         In that step nobody else can take a guarded version, and afterwards it is free. The first record stands at
         position 0 of its command id; if that is taken, its original is told.
 
         :param guards: none of them is the place of one of the records.
+        :param firsts: those of the guarded keys that nobody may begin either, at whatever version: two workers may
+            know two floors.
         :raises StoreError: if the database refuses a record for good; nothing was written.
         """

@@ -5,17 +5,19 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import overload
 
 import orjson
 
-from ..events import ClosedError, Event, Record, StoreError, Topology
+from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
 from ..events.queries import Path
 from .indexes import Candidate, IndexQuery, IndexState, Progress, narrow
 from .inspection import EventPage, Malformed, Place, RecordPage
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome, Transacted
 from .matching import matches, position, sort_key
 from .names import checked_name
+from .retention import KeyVersion, Mark, Trace
 
 _PAGE = 1000
 
@@ -42,8 +44,10 @@ class MemoryStore:
         self.name = checked_name(name)
         self._clock = clock or _wall_clock
         self._open = False
-        self._log: list[Record] = []
+        #: In the order in which they were appended, by id and position.
         self._by_id: dict[tuple[str, int], Record] = {}
+        #: How many records there were ever.
+        self._count = 0
         #: Each key's events; the one of version v is at index v - 1 unless somebody appended with gaps.
         self._by_key: dict[str, list[Event]] = {}
         # Byte order of UTF-8 is the order of code points, which is how Python compares strings.
@@ -51,6 +55,11 @@ class MemoryStore:
         self._topology: Topology | None = None
         self._strikes: Counter[str] = Counter()
         self._declared: frozenset[Path] = frozenset()
+        self._mark = Mark()
+        #: When events were closed.
+        self._closed: dict[KeyVersion, int] = {}
+        #: Keys, and the versions of the events that say that they are their first.
+        self._firsts: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"MemoryStore(name={self.name!r})"
@@ -105,17 +114,19 @@ class MemoryStore:
             if original is not None:
                 outcomes.append(AlreadyApplied(_thaw(original)))
                 break
-            if isinstance(record, Event) and self._at(record.key, record.version) is not None:
+            if isinstance(record, Event) and self._is_taken(record):
                 outcomes.append(Outcome.VERSION_TAKEN)
                 break
             self._add(_freeze(record))
             outcomes.append(Outcome.APPENDED)
         else:
-            return Appended(outcomes, MemoryFence(len(self._log)))
+            return Appended(outcomes, MemoryFence(self._count))
         outcomes += [Outcome.NOT_TRIED] * (len(records) - len(outcomes))
         return Appended(outcomes, None)
 
-    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+    async def transact(
+        self, records: Sequence[Record], guards: Collection[tuple[str, int]], *, firsts: Collection[str] = ()
+    ) -> Transacted:
         """Append all records in one step, or none of them.
 
         :raises StoreError: if a value is not JSON; nothing was written.
@@ -129,22 +140,26 @@ class MemoryStore:
         ids = {(record.id, record.position) for record in records}
         if len({*wanted, *guards}) < len(wanted) + len(guards) or len(ids) < len(records) or ids & self._by_id.keys():
             raise StoreError(f"the transaction {records[0].id!r} has a place twice")
-        if any(self._at(*place) is not None for place in (*wanted, *guards)):
+        begun = {*firsts, *(record.key for record in records if isinstance(record, Event) and record.first)}
+        if begun & self._firsts.keys() or any(self._at(*place) is not None for place in (*wanted, *guards)):
             return Transacted(Outcome.VERSION_TAKEN, None)
         for record in frozen:
             self._add(record)
-        return Transacted(Outcome.APPENDED, MemoryFence(len(self._log)))
+        return Transacted(Outcome.APPENDED, MemoryFence(self._count))
 
     async def fence(self) -> Fence:
         """The number of records up to now."""
         self._check_open()
-        return MemoryFence(len(self._log))
+        return MemoryFence(self._count)
 
     async def heads(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, Head]:
         """The newest event of each key."""
         self._check_fence(after)
         newest = ((key, self._by_key[key][-1]) for key in keys if key in self._by_key)
-        return {key: Head(event.version, event.exists, event.id, event.time) for key, event in newest}
+        return {
+            key: Head(event.version, event.exists, event.id, event.time, (key, event.version) in self._closed)
+            for key, event in newest
+        }
 
     async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
         """The newest version of each key."""
@@ -167,12 +182,41 @@ class MemoryStore:
         found = ((id_, self._by_id[id_, 0]) for id_ in ids if (id_, 0) in self._by_id)
         return {id_: _thaw(record) if with_values else _without_value(_thaw(record)) for id_, record in found}
 
-    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
-        """Events of one key, oldest first."""
-        self._check_open()
+    async def history(
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        before_version: int | None = None,
+        backward: bool = False,
+        limit: int = 100,
+        after: Fence | None = None,
+    ) -> list[Event]:
+        """Events of one key, oldest or newest first."""
+        self._check_fence(after)
         events = self._by_key.get(key, [])
         start = bisect_right(events, after_version, key=_version)
-        return [_thaw(event) for event in events[start : start + limit]]
+        end = len(events) if before_version is None else bisect_left(events, before_version, key=_version)
+        chosen = events[start:end]
+        if backward:
+            chosen.reverse()
+        return [_thaw(event) for event in chosen[:limit]]
+
+    async def version_at(self, key: str, time: int, *, after: Fence | None = None) -> int:
+        """The version of a key's newest event at that time or before; 0 if there is none."""
+        self._check_fence(after)
+        return max((event.version for event in self._by_key.get(key, []) if event.time <= time), default=0)
+
+    async def strip(self, ranges: Sequence[tuple[str, int, int]]) -> int:
+        """Erase values and metadata of events."""
+        self._check_open()
+        count = 0
+        for key, first, last in ranges:
+            for event in self._by_key.get(key, [])[:]:
+                if first <= event.version <= last and not event.stripped:
+                    self._put(event.model_copy(update=_STRIPPED))
+                    count += 1
+        return count
 
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
@@ -194,7 +238,7 @@ class MemoryStore:
     async def scan(self) -> AsyncIterator[Record]:
         """Every record that is there when the scan starts, in the order in which they were appended."""
         self._check_open()
-        for record in self._log[:]:
+        for record in list(self._by_id.values()):
             yield _thaw(record)
 
     def declare(self, fields: Collection[Path]) -> None:
@@ -233,19 +277,99 @@ class MemoryStore:
         """There is nothing to be made."""
         progress(len(self._keys), len(self._keys))
 
+    async def places(self, *, after: KeyVersion | None = None, limit: int = 1000) -> list[KeyVersion]:
+        """Events in the order of the keys, the newest version of each first."""
+        self._check_open()
+        start = 0 if after is None else bisect_left(self._keys, after[0])
+        every = ((key, event.version) for key in self._keys[start:] for event in reversed(self._by_key[key]))
+        return list(islice((place for place in every if after is None or _behind(place, after)), limit))
+
+    async def traces(self, places: Sequence[KeyVersion]) -> dict[KeyVersion, Trace]:
+        """What compaction needs to know of these events."""
+        self._check_open()
+        found = ((place, self._at(*place)) for place in places)
+        return {
+            place: Trace(*place, event.type, event.time, event.stripped, self._closed.get(place), bool(event.messages))
+            for place, event in found
+            if event is not None
+        }
+
+    async def close_key(self, place: KeyVersion, *, now: int) -> None:
+        """Mark an event as closed."""
+        self._check_open()
+        event = self._at(*place)
+        if event is not None:
+            self._closed.setdefault(place, now)
+
+    async def drop(self, places: Sequence[KeyVersion]) -> int:
+        """Remove events in this order."""
+        self._check_open()
+        count = 0
+        for key, version in places:
+            event = self._at(key, version)
+            if event is None:
+                continue
+            count += 1
+            events = self._by_key[key]
+            events.remove(event)
+            if not events:
+                del self._by_key[key]
+                self._keys.remove(key)
+            if self._firsts.get(key) == version:
+                del self._firsts[key]
+            self._closed.pop((key, version), None)
+            del self._by_id[event.id, event.position]
+        return count
+
+    async def drop_refusals(self, before: int, *, limit: int) -> int:
+        """Remove refusals of before this time."""
+        self._check_open()
+        old = [place for place, one in self._by_id.items() if isinstance(one, Refusal) and one.time < before][:limit]
+        for place in old:
+            del self._by_id[place]
+        return len(old)
+
+    async def mark(self) -> Mark:
+        """The log's mark."""
+        self._check_open()
+        return self._mark
+
+    async def set_mark(self, old: Mark, new: Mark) -> bool:
+        """Put a mark in the place of another one."""
+        self._check_open()
+        if self._mark != old:
+            return False
+        self._mark = new
+        return True
+
+    async def prepare_compaction(self) -> None:
+        """Nothing has to be made for it here."""
+        self._check_open()
+
     def inspection(self) -> "MemoryInspection":
         """A look through the log."""
         self._check_open()
-        return MemoryInspection(self._log[:], len(self._log))
+        return MemoryInspection(list(self._by_id.values()), self._count, self._mark)
 
     def _add(self, record: Record) -> None:
-        self._log.append(record)
+        self._count += 1
         self._by_id[record.id, record.position] = record
         if isinstance(record, Event):
+            if record.first:
+                self._firsts[record.key] = record.version
             if record.key not in self._by_key:
                 insort(self._keys, record.key)
                 self._by_key[record.key] = []
             insort(self._by_key[record.key], record, key=_version)
+
+    def _put(self, event: Event) -> None:
+        """Put an event in the place of the one with its key and version."""
+        events = self._by_key[event.key]
+        events[bisect_left(events, event.version, key=_version)] = event
+        self._by_id[event.id, event.position] = event
+
+    def _is_taken(self, event: Event) -> bool:
+        return self._at(event.key, event.version) is not None or (event.first and event.key in self._firsts)
 
     def _at(self, key: str, version: int) -> Event | None:
         events = self._by_key.get(key, [])
@@ -266,9 +390,14 @@ class MemoryStore:
 class MemoryInspection:
     """A look through a log that is in memory."""
 
-    def __init__(self, log: Sequence[Record], sequence: int) -> None:
+    def __init__(self, log: Sequence[Record], sequence: int, mark: Mark) -> None:
         self._log = log
         self._fence = MemoryFence(sequence)
+        self._mark = mark
+
+    async def mark(self) -> Mark:
+        """As it was when the look began."""
+        return self._mark
 
     async def count(self) -> int:
         """How many records there are."""
@@ -306,6 +435,19 @@ class MemoryInspection:
         """What stands in the log at (key, version)."""
         events = (record for record in self._log if isinstance(record, Event))
         return {(one.key, one.version): _thaw(one) for one in events if (one.key, one.version) in places}
+
+
+#: What strip does to an event; the value is kept as JSON.
+_STRIPPED = {
+    **dict.fromkeys(("messages", "metadata", "correlation_id", "causation_id")),
+    "value": b"null",
+    "stripped": True,
+}
+
+
+def _behind(place: KeyVersion, other: KeyVersion) -> bool:
+    """Whether a place comes after another one: keys rise, and the versions of each fall."""
+    return place[0] > other[0] or (place[0] == other[0] and place[1] < other[1])
 
 
 def _wall_clock() -> int:

@@ -18,6 +18,7 @@ from .indexes import Candidate, IndexQuery, IndexState, Progress
 from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome, Transacted
 from .mongo_documents import Documents, warn_of_remains
 from .mongo_inspection import MongoInspection
+from .mongo_retention import MongoRetention
 from .names import checked_name
 from .projector import Projector
 from .queries import (
@@ -32,7 +33,9 @@ from .queries import (
     newest,
     read_concern,
 )
+from .retention import KeyVersion, Mark, Trace
 from .setup import prepare
+from .timeline import version_at
 from .verdicts import DUPLICATE_KEY, Judgement, Verdict, judge
 
 log = logging.getLogger("holdfast.stores")
@@ -251,14 +254,18 @@ class MongoStore:
             return _unknown(records)
         return _stopped(records, at, stop)
 
-    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+    async def transact(
+        self, records: Sequence[Record], guards: Collection[tuple[str, int]], *, firsts: Collection[str] = ()
+    ) -> Transacted:
         """Append all records in one step, or none of them, and only if none of the guarded (key, version) is taken.
 
         :raises StoreError: if the database refuses a record for good; nothing was written.
         """
         documents = encode_records(records)
         command_id = records[0].id
-        placeholders = [guard(command_id, number, *place) for number, place in enumerate(guards, start=1)]
+        placeholders = [
+            guard(command_id, number, *place, first=place[0] in firsts) for number, place in enumerate(guards, start=1)
+        ]
         documents += [bson.encode(placeholder) for placeholder in placeholders]
         # Whoever waits for it may be cancelled. An open transaction that nobody ends would hold its keys for seconds.
         committing = asyncio.ensure_future(self._transact(records, documents, placeholders))
@@ -315,7 +322,7 @@ class MongoStore:
     async def heads(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, Head]:
         """The newest event of each key, without its value."""
         rows = await self._newest(keys, HEAD_GROUP, after)
-        return {row["_id"]: Head(int(row["v"]), row["type"] == "saved", row["c"], int(row["time"])) for row in rows}
+        return {row["_id"]: _head_of(row) for row in rows}
 
     async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
         """The newest version of each key, out of the index alone."""
@@ -365,15 +372,80 @@ class MongoStore:
             rest = [command_id for command_id in rest if command_id not in found]
         return found
 
-    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
-        """Events of one key, oldest first; fewer, if they are more than 16 MiB."""
+    async def history(
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        before_version: int | None = None,
+        backward: bool = False,
+        limit: int = 100,
+        after: Fence | None = None,
+    ) -> list[Event]:
+        """Events of one key, oldest or newest first; fewer, if they are more than 16 MiB."""
+        versions = {"$gt": max(after_version, 0)}
+        if before_version is not None:
+            versions["$lt"] = before_version
         rows, _ = await self._find(
-            {"key": key, "version": {"$gt": max(after_version, 0)}},
-            sort={"version": 1},
+            {"key": key, "version": versions},
+            after,
+            sort={"version": -1 if backward else 1},
             limit=limit,
             hint=VERSION_INDEX,
         )
         return [event for event in map(to_record, rows) if isinstance(event, Event)]
+
+    async def version_at(self, key: str, time: int, *, after: Fence | None = None) -> int:
+        """The version of a key's newest event at that time or before; 0 if there is none."""
+        newest = (await self.versions([key], after=after)).get(key, 0)
+        concern = read_concern(after)
+        # What is oldest need not be known exactly: what is missing counts as old.
+        found = await version_at(lambda versions: self._retention.times(key, versions, concern), 1, newest, time)
+        condition = {"key": key, **HAS_VERSION}
+        oldest, _ = await self._find(
+            condition, after, projection={"version": 1}, sort={"version": 1}, limit=1, hint=VERSION_INDEX
+        )
+        return found if oldest and int(oldest[0]["version"]) <= found else 0
+
+    async def strip(self, ranges: Sequence[tuple[str, int, int]]) -> int:
+        """Erase values and metadata of events."""
+        return await self._retention.strip(ranges)
+
+    async def places(self, *, after: KeyVersion | None = None, limit: int = 1000) -> list[KeyVersion]:
+        """Events in the order of the keys, the newest version of each first, out of the index alone."""
+        return await self._retention.places(after=after, limit=limit)
+
+    async def traces(self, places: Sequence[KeyVersion]) -> dict[KeyVersion, Trace]:
+        """What compaction needs to know of these events."""
+        return await self._retention.traces(places)
+
+    async def close_key(self, place: KeyVersion, *, now: int) -> None:
+        """Mark an event as closed."""
+        await self._retention.close_key(place, now=now)
+
+    async def drop(self, places: Sequence[KeyVersion]) -> int:
+        """Remove events in this order."""
+        return await self._retention.drop(places)
+
+    async def drop_refusals(self, before: int, *, limit: int) -> int:
+        """Remove refusals of before this time."""
+        return await self._retention.drop_refusals(before, limit=limit)
+
+    async def mark(self) -> Mark:
+        """The log's mark."""
+        return await self._retention.mark()
+
+    async def set_mark(self, old: Mark, new: Mark) -> bool:
+        """Put a mark in the place of another one."""
+        return await self._retention.set_mark(old, new)
+
+    async def prepare_compaction(self) -> None:
+        """Make the indexes that compaction needs."""
+        await self._retention.prepare_compaction()
+
+    @property
+    def _retention(self) -> MongoRetention:
+        return MongoRetention(self._opened, self.name, self._log, self._write_concern)
 
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
@@ -478,7 +550,7 @@ class MongoStore:
 
     def inspection(self) -> MongoInspection:
         """A look through the log as it is."""
-        return MongoInspection(self._opened, self._log, self._view)
+        return MongoInspection(self._opened, self._log, self._view, self._retention)
 
     async def _aggregate(
         self, pipeline: list[dict[str, Any]], after: Fence | None
@@ -519,6 +591,10 @@ class MongoStore:
         if self._driver is None or not self._ready:
             raise ClosedError(f"the store {self.name!r} is not open")
         return self._driver
+
+
+def _head_of(row: Mapping[str, Any]) -> Head:
+    return Head(int(row["v"]), row["type"] == "saved", row["c"], int(row["time"]), row["closed"] is not None)
 
 
 def _part(documents: list[bytes], start: int) -> list[bytes]:

@@ -15,8 +15,10 @@ from .documents import decode_reply, documents_of, id_of, to_record
 from .driver import Driver
 from .inspection import EventPage, Malformed, Place, RecordPage
 from .interface import Fence
+from .mongo_retention import MongoRetention
 from .queries import HAS_VERSION, NEWEST_FIRST, MongoFence, read_concern
-from .setup import CURRENT_VIEW, LOG_INDEX
+from .retention import Mark
+from .setup import CURRENT_VIEW, FIRST_INDEX, LOG_INDEX
 
 #: Documents that are asked for at a time.
 _PAGE: Final = 2000
@@ -32,10 +34,15 @@ _COMMON: Final = frozenset({"_id", "key", "type", "time", "digest"})
 _REQUIRED: Final = {
     "saved": _COMMON | {"version", "value"},
     "deleted": _COMMON | {"version"},
+    "purged": _COMMON | {"version"},
     "refused": _COMMON | {"answer"},
     "transacted": _COMMON | {"answer", "events"},
 }
-_OPTIONAL: Final = frozenset({"author", "metadata", "messages"})
+#: A stub is one by what it lacks.
+_OF_STUBS: Final = _COMMON | {"version", "stripped"}
+_ERASED: Final = frozenset({"value", "metadata", "messages", "correlation_id", "causation_id"})
+_IDS: Final = ("author", "correlation_id", "causation_id")
+_OPTIONAL: Final = frozenset({*_IDS, "metadata", "messages", "restored", "first", "closed"})
 _DIGEST_BYTES: Final = 8
 
 _NAMESPACE_NOT_FOUND: Final = 26
@@ -67,10 +74,16 @@ class _Page(NamedTuple):
 class MongoInspection:
     """A look through the log in one collection."""
 
-    def __init__(self, driver: Driver, log: str, view: str) -> None:
+    def __init__(self, driver: Driver, log: str, view: str, retention: MongoRetention) -> None:
         self._driver = driver
         self._log = log
         self._view = view
+        self._retention = retention
+
+    @_patiently
+    async def mark(self) -> Mark:
+        """As it is at this moment."""
+        return await self._retention.mark()
 
     async def count(self) -> int:
         """About how many documents there are, from the collection's statistics. It is not tried again."""
@@ -320,12 +333,19 @@ def fault_of(document: Mapping[str, Any]) -> str | None:
         return f"type is {document.get('type')!r}"
     names = document.keys()
     if names != required:
+        if kind != "refused" and "stripped" in names:
+            required = _OF_STUBS
+            if document["stripped"] is not True:
+                return f"stripped is {document['stripped']!r}"
+            if names & _ERASED:
+                return f"is a stub, and has the field {_list(names & _ERASED)}"
         if not names >= required:
             return f"lacks {_list(required - names)}"
         if not names <= required | _OPTIONAL:
             return f"has the unknown field {_list(names - required - _OPTIONAL)}"
-        if type(document.get("author", "")) is not str:
-            return "author is no text"
+        for name in _IDS:
+            if type(document.get(name, "")) is not str:
+                return f"{name} is no text"
         metadata = document.get("metadata", {})
         if type(metadata) is not dict or any(type(text) is not str for text in metadata.values()):
             return "metadata is no object of texts"
@@ -350,6 +370,16 @@ def _event_fault(document: Mapping[str, Any]) -> str | None:
         return f"version is {version!r}"
     if "value" in document:
         check_value(document["value"])
+    restored = document.get("restored", 1)
+    if type(restored) is not int or not 1 <= restored <= version:
+        return f"restored is {restored!r}"
+    if document.get("first", True) is not True:
+        return f"first is {document['first']!r}"
+    closed = document.get("closed", document["time"])
+    if type(closed) is not datetime and not isinstance(closed, DatetimeMS):
+        return "closed is no date"
+    if document["type"] == "saved" and "closed" in document:
+        return "is closed, and the key is there"
     return None
 
 
@@ -407,7 +437,7 @@ def _index_faults(indexes: Sequence[Mapping[str, Any]]) -> list[str]:
         elif _definition(index) != _definition(definition):
             faults.append(f"the index {name} is not the one that decides: it is {_definition(index)}")
     for name, index in named.items():
-        if name in wanted:
+        if name in wanted or (name == FIRST_INDEX["name"] and _definition(index) == _definition(FIRST_INDEX)):
             continue
         if index.get("unique"):
             faults.append(f"the unique index {name} is not Holdfast's and can refuse events")

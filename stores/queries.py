@@ -22,6 +22,7 @@ HEAD_GROUP: Final[dict[str, Any]] = {
         "c": {"$first": "$_id.c"},
         # A number is decoded faster than a date.
         "time": {"$first": {"$toLong": "$time"}},
+        "closed": {"$first": "$closed"},
     }
 }
 #: The newest version of each key: the index alone answers it.

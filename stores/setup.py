@@ -22,6 +22,20 @@ LOG_INDEX: Final[dict[str, Any]] = {
     "partialFilterExpression": HAS_VERSION,
 }
 
+#: Where a store drops keys: no two events of a key begin it.
+FIRST_INDEX: Final[dict[str, Any]] = {
+    "name": "key_first",
+    "key": {"key": 1},
+    "unique": True,
+    "partialFilterExpression": {"first": True},
+}
+#: Where a store drops refusals: those of a time.
+REFUSAL_INDEX: Final[dict[str, Any]] = {
+    "name": "refusal_time",
+    "key": {"time": 1},
+    "partialFilterExpression": {"type": "refused"},
+}
+
 #: The documents of the keys that are there, for people with a MongoDB tool.
 CURRENT_VIEW: Final[list[dict[str, Any]]] = [
     {"$match": HAS_VERSION},
@@ -49,7 +63,7 @@ async def prepare(driver: Driver, log_name: str, view_name: str) -> None:
     """
     try:
         await _check_server(driver)
-        await _create_index(driver, log_name)
+        await create_indexes(driver, log_name, LOG_INDEX)
         await _create_view(driver, log_name, view_name)
         await _check_plans(driver, log_name)
     except AccessRefused as error:
@@ -81,8 +95,14 @@ async def _check_server(driver: Driver) -> None:
         raise StoreUnavailable(f"MongoDB at {driver.place} is not the primary")
 
 
-async def _create_index(driver: Driver, log_name: str) -> None:
-    made = await driver.command({"createIndexes": log_name, "indexes": [LOG_INDEX], "writeConcern": {"w": "majority"}})
+async def create_indexes(driver: Driver, log_name: str, *indexes: dict[str, Any]) -> None:
+    """Create indexes that are not there yet.
+
+    :raises StoreUnavailable: if no majority has them.
+    """
+    made = await driver.command(
+        {"createIndexes": log_name, "indexes": list(indexes), "writeConcern": {"w": "majority"}}
+    )
     # Without a majority it may be rolled back, and the first insert would then make a log without the index, in
     # which nothing refuses a version that is taken.
     if made.get("writeConcernError"):

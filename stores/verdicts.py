@@ -57,7 +57,8 @@ def judge(reply: Mapping[str, Any], sent: int) -> Judgement:
         fields = list(error.get("keyPattern") or ())
         if fields == ["_id"]:
             return Judgement(landed, Verdict.ID_TAKEN)
-        if fields == ["key", "version"]:
+        # The second one is the index on what begins a key.
+        if fields in (["key", "version"], ["key"]):
             return Judgement(landed, Verdict.VERSION_TAKEN)
         if not fields:
             return unknown

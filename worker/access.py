@@ -146,13 +146,16 @@ class Access:
         keys = self._keys.get((user, operation, store)) or self._remember(user, operation, store)
         return key.startswith(keys.prefixes) or key in keys.exact
 
-    def judge(self, user: str | None, command: KeyCommand | TransactCommand) -> Answer | None:
-        """The denial of a command that is not allowed; None if it is."""
+    def judge(self, user: str | None, command: KeyCommand | TransactCommand, operation: str) -> Answer | None:
+        """The denial of a command that is not allowed; None if it is.
+
+        :param operation: what a command on one key takes the right to.
+        """
         store = command.store
         if not isinstance(command, TransactCommand):
-            if self.allows(user, command.op, store, command.key):
+            if self.allows(user, operation, store, command.key):
                 return None
-            return self.denial(user, command.op, store, command.key)
+            return self.denial(user, operation, store, command.key)
         for number, one in enumerate(command.operations):
             # What a check tells is what a read does.
             operation = "read" if one.op == "check" else one.op

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..events import DeleteCommand, Event, ReadCommand, Receipt, SaveCommand, TransactCommand
+from ..events import Event, Mutation, ReadCommand, Receipt, TransactCommand
 from .decide import Answer
 
 #: Reads are worth nothing to fold, and a transaction is in no batch but its own.
 _NOT_FOLDED = (ReadCommand, TransactCommand)
 
-KeyOperation = SaveCommand | DeleteCommand | TransactCommand | ReadCommand
+KeyOperation = Mutation | TransactCommand | ReadCommand
 
 
 @dataclass(slots=True, eq=False)

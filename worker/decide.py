@@ -4,17 +4,21 @@ The table is the one in docs/protocol.md. What comes out is provisional until th
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ..events import (
     ChangesCommand,
+    DeleteCommand,
     Event,
     HistoryCommand,
+    KeysCommand,
     Mutation,
+    PurgeCommand,
     QueryCommand,
     ReadCommand,
     Record,
     Refusal,
+    RestoreCommand,
     SaveCommand,
     Status,
     TransactCommand,
@@ -27,10 +31,17 @@ from ..stores import Head
 
 Answer = dict[str, Any]
 #: Commands that change nothing, and are not answered when they come too late.
-Look = ReadCommand | HistoryCommand | QueryCommand | WatchCommand | ChangesCommand
+Look = ReadCommand | HistoryCommand | QueryCommand | KeysCommand | WatchCommand | ChangesCommand
 
 LATE: Final[Answer] = error(Status.EXPIRED, "deadline", "the deadline had passed before the command was applied")
 TOO_OLD: Final[Answer] = error(Status.EXPIRED, "too_old", "sent more than seven days ago, before the fence window")
+
+_TYPES: Final[dict[str, Literal["saved", "deleted", "purged"]]] = {
+    "save": "saved",
+    "restore": "saved",
+    "delete": "deleted",
+    "purge": "purged",
+}
 
 #: A key that never had an event.
 NEVER = Head(version=0, exists=False, id="", time=0)
@@ -47,8 +58,12 @@ class Rejection:
     about_key: bool
 
 
-def decide(command: Mutation, head: Head, *, now: int, author: str | None, digest: bytes) -> Event | Rejection:
+def decide(
+    command: Mutation, head: Head, *, now: int, author: str | None, digest: bytes, source: Event | None = None
+) -> Event | Rejection:
     """Decide one write against the newest event of its key.
+
+    :param source: of a restore, the event whose value is to come back, if there is one.
 
     An etag always wins over ``concurrency``; null is no etag, any other string that is not the current one is a
     mismatch, also the empty one. A key that is absent has no etag, so that nothing stale can create it again.
@@ -66,8 +81,13 @@ def decide(command: Mutation, head: Head, *, now: int, author: str | None, diges
     elif isinstance(command, SaveCommand):
         if command.concurrency == "first-write" and head.exists:
             refused = conflict(command, head)
-    elif not head.exists:
+    elif isinstance(command, DeleteCommand | PurgeCommand) and is_done(command, head):
         refused = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
+    if isinstance(command, RestoreCommand) and (source is None or not has_value(source)):
+        refused = conflict(command, head, source=source)
+        if command.etag is not None:
+            # For good: at this etag there never is another value, and at another one it is a mismatch.
+            return Rejection(refused, recorded=False, about_key=True)
     if is_late(command, now):
         return Rejection(LATE, recorded=True, about_key=False)
     if refused is not None:
@@ -80,15 +100,40 @@ def decide(command: Mutation, head: Head, *, now: int, author: str | None, diges
         author=author,
         digest=digest,
         metadata=command.metadata,
-        type="saved" if isinstance(command, SaveCommand) else "deleted",
+        type=_TYPES[command.op],
         version=head.version + 1,
-        value=command.value if isinstance(command, SaveCommand) else None,
-        messages=command.messages,
+        value=command.value if isinstance(command, SaveCommand) else source.value if source is not None else None,
+        messages=command.messages if isinstance(command, SaveCommand | DeleteCommand) else None,
+        **_rare(command, head),
     )
 
 
+def _rare(command: Mutation, head: Head) -> dict[str, Any]:
+    """What few events have: to leave it out is quicker than to say that there is none."""
+    rare: dict[str, Any] = {}
+    if command.correlation_id is not None:
+        rare["correlation_id"] = command.correlation_id
+    if command.causation_id is not None:
+        rare["causation_id"] = command.causation_id
+    if isinstance(command, RestoreCommand):
+        rare["restored"] = command.at_version
+    if head.opens:
+        rare["first"] = True
+    return rare
+
+
+def is_done(command: DeleteCommand | PurgeCommand, head: Head) -> bool:
+    """Whether there is nothing to be done: nothing to be deleted, or nothing that ever was, to be purged."""
+    return not head.exists and (isinstance(command, DeleteCommand) or not head.id)
+
+
+def has_value(event: Event) -> bool:
+    """Whether an event has a value that can be told: none that was deleted has one, and no stub."""
+    return event.type == "saved" and not event.stripped
+
+
 def expiry(command: Look, now: int) -> Answer | None:
-    """The refusal of a read or a history that comes too late, or None if it is in time."""
+    """The refusal of a read or another question that comes too late, or None if it is in time."""
     if is_too_old(command, now):
         return TOO_OLD
     return LATE if is_late(command, now) else None
@@ -109,11 +154,17 @@ def has_moved_on(command: Mutation, head: Head) -> bool:
     return command.max_version is not None and head.version > command.max_version
 
 
-def conflict(command: Mutation, head: Head) -> Answer:
+def conflict(command: Mutation, head: Head, *, source: Event | None = None) -> Answer:
     """The typed answer to a command whose key is not in the state that it demands."""
     actual = make_etag(head.version, head.id) if head.exists else None
     if has_moved_on(command, head):
         code, message = "newer", "the key has a later version than the command may follow"
+    elif isinstance(command, RestoreCommand) and (
+        command.etag is None or (head.exists and command.etag == make_etag(head.version, head.id))
+    ):
+        code, message = "no_value", "there is no such version, or it has no value, so that none can be restored"
+        if source is not None and source.stripped:
+            code, message = "stripped", "the value of that version was erased, so that it cannot be restored"
     elif command.etag is None:
         code, message = "exists", "the key exists, and a first-write save demands that it does not"
     elif head.exists:

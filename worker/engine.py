@@ -12,18 +12,21 @@ and the rest is looked up and decided again. No negative answer leaves on rememb
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from ..events import Event, HistoryEntry, ReadCommand, Record, StoreUnavailable, TransactCommand
-from ..events.limits import REPLY_MESSAGE_BYTES
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
 from .batch import Batch, Request, is_write
 from .clock import boot_time
-from .decide import NEVER, Answer, answer_again, head_of
-from .knowledge import Knowledge, State, state_of
+from .decide import Answer, answer_again, head_of
+from .floor import Floor
+from .knowledge import Knowledge, State, read_answer, state_of
+from .past import Page, read_page
 from .plan import Plan, Step, make_plan
+from .purges import Purges
+from .sources import find_sources
 from .transactor import Transactor
 
 #: Decisions older than this are made again before they are appended (seconds, suspended time included).
@@ -34,10 +37,6 @@ KNOWLEDGE_LIFETIME = 24 * 3600.0
 #: Answers leave on the way when the values in them have become so many bytes. The values of a thousand reads take
 #: a GiB together; so those of this many bytes are in memory, and those of one reply of the database.
 SLICE_BYTES = 4 * 1024 * 1024
-#: Events that are read at a time for a page of a history, if nothing is known of their size …
-HISTORY_READ = 8
-#: … and if those before were small.
-HISTORY_READ_SMALL = 256
 
 
 class Final(NamedTuple):
@@ -77,9 +76,13 @@ class Engine:
         """
         self.store = store
         self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
+        #: With which version keys begin.
+        self.floor = Floor(store, uptime=uptime)
+        self.purges = Purges()
         self._transactor = Transactor(
             store,
             self.knowledge,
+            self.floor,
             service_time=service_time,
             uptime=uptime,
             decision_lifetime=DECISION_LIFETIME,
@@ -120,16 +123,22 @@ class Engine:
         heads, exact = await self._look_up(batch)
         if not batch.pending:
             return
+        sources = await find_sources(self.store, batch.pending)
         now = self._service_time()
-        plan = make_plan(batch.pending, heads, exact=exact, now=now)
+        plan = make_plan(batch.pending, heads, exact=exact, now=now, sources=sources, purges=self.purges)
         if plan.unproven:
             # A refusal that is recorded is for ever, so what it rests on is made sure of before.
             fence = await self.store.fence()
             fresh = await self.store.heads(plan.unproven, after=fence)
+            if len(fresh) < len(plan.unproven):
+                await self.floor.look(self._service_time)
+            sources = await find_sources(self.store, batch.pending)
             for key in plan.unproven:
-                heads[key] = fresh.get(key, NEVER)
+                heads[key] = fresh.get(key) or self.floor.head
             # At the same time as before: with another, other commands might be late, and other refusals unproven.
-            plan = make_plan(batch.pending, heads, exact=exact | plan.unproven, now=now)
+            plan = make_plan(
+                batch.pending, heads, exact=exact | plan.unproven, now=now, sources=sources, purges=self.purges
+            )
         if self._uptime() - known_at > DECISION_LIFETIME:
             self._forget(batch.pending)
             return
@@ -172,10 +181,12 @@ class Engine:
                     heads[key] = head
         if missing:
             looked = await self.store.heads(missing, after=after)
+            if len(looked) < len(missing):
+                await self.floor.look(self._service_time)
             for key in missing:
                 head = looked.get(key)
                 if head is None:
-                    heads[key] = NEVER
+                    heads[key] = self.floor.head
                 else:
                     heads[key] = head
                     self.knowledge.learn_head(key, head)
@@ -199,6 +210,8 @@ class Engine:
             if isinstance(record, Event):
                 step.request.answer = step.answer
                 step.request.events = (record,)
+                if record.type == "purged":
+                    self.purges.note([record])
                 learn_head(record.key, head_of(record))
                 learn_state(record.key, state_of(record))
         if landed == len(outcomes):
@@ -250,7 +263,7 @@ class Engine:
         for number, step in reads:
             command = step.request.command
             if plan.proved(command.key, settled):
-                at[number] = step.head.version if step.head is not None else 0
+                at[number] = version_of(step.head)
             elif isinstance(command, ReadCommand) and command.consistency == "eventual":
                 head = step.head or self.knowledge.head(command.key)
                 if head is None:
@@ -276,7 +289,7 @@ class Engine:
             request, key = step.request, step.request.command.key
             if request.answer is not None or step.answer is None:
                 continue
-            if key in doubtful and versions.get(key, 0) != (step.head or NEVER).version:
+            if key in doubtful and versions.get(key, 0) != version_of(step.head):
                 moved.setdefault(key, number)
             else:
                 final.append(final_of(request, step.answer))
@@ -305,9 +318,10 @@ class Engine:
             if record is None or isinstance(command, ReadCommand):
                 continue
             answer = answer_again(record, command, author=request.author, digest=request.digest)
-            if isinstance(record, Event) and answer["status"] == "ok":
+            if isinstance(record, Event) and answer["status"] == "ok" and not record.stripped:
                 # Who put it there may have died before it was told to others. Once more does no harm.
                 request.events = (record,)
+                self.purges.note(request.events)
             final.append(final_of(request, answer))
         await self._give(batch, final, after)
 
@@ -322,7 +336,7 @@ class Engine:
             if final.version:
                 waiting.setdefault((final.request.command.key, final.version), []).append(final)
             else:
-                final.request.answer = final.answer or _read_answer(None, 0)
+                final.request.answer = final.answer or read_answer(None, 0)
         if not waiting:
             return
         if after is None and any(final.answer is not None for final in answers):
@@ -334,6 +348,8 @@ class Engine:
                 size = await self._fill(batch, waiting.pop(place), state, size)
         while waiting:
             events = await self.store.events(waiting.keys(), after=after)
+            # What was the newest one when it was looked for is stripped a minute after it is not any more: a long wait.
+            events = {place: event for place, event in events.items() if not event.stripped}
             if not events:
                 break
             for place in list(events):
@@ -351,7 +367,7 @@ class Engine:
         """Put one state into the answers that it belongs into. Gives back the bytes of values given so far."""
         for final in finals:
             if final.answer is None:
-                final.request.answer = _read_answer(state, final.version)
+                final.request.answer = read_answer(state, final.version)
             elif state.exists:
                 error = {**final.answer["error"], "current": orjson.Fragment(state.value)}
                 final.request.answer = {**final.answer, "error": error}
@@ -367,56 +383,17 @@ class Engine:
     def _forget(self, requests: Sequence[Request]) -> None:
         self.knowledge.forget(key for request in requests for key in request.keys or (request.command.key,))
 
-    async def history(self, key: str, *, after_version: int, limit: int) -> tuple[list[HistoryEntry], int | None]:
-        """A page of a key's events, oldest first, and where the next one begins.
-
-        A page ends early where its values would not fit into one reply; one event it always has, if there is one.
+    async def history(self, key: str, **page: Any) -> tuple[list[HistoryEntry], int | None]:
+        """A page of a key's events, and where the next one begins: see :class:`Page`, whose fields these are.
 
         :raises StoreUnavailable: if the store cannot be reached.
         """
-        page: list[HistoryEntry] = []
-        size = 0
-        wanted = HISTORY_READ
-        while True:
-            wanted = min(wanted, limit + 1 - len(page))
-            events = await self.store.history(key, after_version=after_version, limit=wanted)
-            for event in events:
-                size += len(orjson.dumps(event.value))
-                if len(page) == limit or (page and size > REPLY_MESSAGE_BYTES):
-                    return page, after_version
-                page.append(_entry_of(event))
-                after_version = event.version
-            # Fewer than wanted may be all that the store gives at a time.
-            if not events:
-                return page, None
-            room = max(0, REPLY_MESSAGE_BYTES - size)
-            wanted = min(HISTORY_READ_SMALL, 1 + room * len(page) // size)
+        return await read_page(self.store, Page(key, **page), self.purges)
 
 
-def _read_answer(state: State | None, version: int) -> Answer:
-    if state is None or not state.exists:
-        return {"status": "ok", "exists": False, "etag": None, "version": version}
-    return {
-        "status": "ok",
-        "exists": True,
-        "etag": state.etag,
-        "version": state.version,
-        "value": orjson.Fragment(state.value),
-        "updated_at": state.time,
-    }
-
-
-def _entry_of(event: Event) -> HistoryEntry:
-    return HistoryEntry(
-        version=event.version,
-        type=event.type,
-        etag=event.etag,
-        id=event.id,
-        time=event.time,
-        value=event.value,
-        author=event.author,
-        metadata=event.metadata,
-    )
+def version_of(head: Head | None) -> int:
+    """The version of a key's newest event, 0 if it has none: then its head tells where it would begin."""
+    return head.version if head is not None and head.id else 0
 
 
 def final_of(request: Request, answer: Answer) -> Final:

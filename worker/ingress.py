@@ -131,6 +131,7 @@ def may_change(item: Any) -> bool:
         "read",
         "history",
         "query",
+        "keys",
         "watch",
         "changes",
         "describe",

@@ -16,8 +16,11 @@ from ..events import (
     DescribeCommand,
     HistoryCommand,
     InvalidError,
+    KeyCommand,
+    KeysCommand,
     QueryCommand,
     ReadCommand,
+    RestoreCommand,
     SaveCommand,
     Status,
     TooLargeError,
@@ -41,10 +44,14 @@ from .delivery import Delivery
 from .feed import NO_OUTBOX, OutboxConfig
 from .lane import Lane
 from .outbox import Outbox, Wire
+from .sources import RESTORE_BYTES
 from .transaction import keys_of
 from .watching import Watched
 
 log = logging.getLogger(__name__)
+
+#: Whether a key may be read; None if every one may.
+Readable = Callable[[str], bool] | None
 
 #: Why nothing is done with a message whose answer would go to one of these.
 RESERVED_ADDRESS = "reply_to names one of Holdfast's own queues"
@@ -79,7 +86,8 @@ class Intake:
         max_value_bytes: int,
         describe: Callable[[], Wire],
         forward: Callable[[Elsewhere], None],
-        history: Callable[[Delivery, HistoryCommand], None],
+        history: Callable[[Delivery, HistoryCommand | ReadCommand], None],
+        keys: Callable[[Delivery, KeysCommand, KeyScope, Readable], None],
         query: Callable[[Delivery, QueryCommand, KeyScope], None],
         access: Access | None = None,
         lacking: Mapping[str, Collection[str]] | None = None,
@@ -90,7 +98,8 @@ class Intake:
 
         :param lanes: of each store.
         :param forward: takes commands that belong elsewhere; it answers for them.
-        :param history: takes what is too slow for the commit loop; it answers for it.
+        :param history: takes what is about the past, and too slow for the commit loop; it answers for it.
+        :param keys: likewise, with the keys that the sender may know of, and which of these he may read.
         :param query: likewise; it is told which keys the sender may see.
         :param watch: the same, of those who follow the change feed.
         :param outbox_rules: where messages may be published that writes carry.
@@ -104,6 +113,7 @@ class Intake:
         self._describe = describe
         self._forward = forward
         self._history = history
+        self._keys = keys
         self._query = query
         self._watch = watch
         self._outbox_rules = outbox_rules
@@ -144,23 +154,30 @@ class Intake:
             if isinstance(command, WatchCommand | ChangesCommand):
                 self._take_watch(letters, delivery, command)
                 continue
+            if isinstance(command, KeysCommand):
+                self._take_keys(letters, command)
+                continue
             store = command.store
+            # What was is told to whom a history is told.
+            is_past = isinstance(command, HistoryCommand) or (
+                isinstance(command, ReadCommand) and not (command.at_version is None and command.at_time is None)
+            )
+            op = "history" if is_past else command.op
             # Before anything else is done with it, so that nothing can be learned from how long it takes.
-            if access is not None and (denial := access.judge(author, command)) is not None:
+            if access is not None and (denial := access.judge(author, command, op)) is not None:
                 self._refuse_with(letters, command.id, denial, command.model_dump(exclude_unset=True))
                 continue
             if not delivery.hopped and partition_of(store, command.key, self._partitions) != partition:
                 elsewhere.append((partition_of(store, command.key, self._partitions), number))
                 continue
             if store not in self._lanes:
-                answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {store!r} is configured")
-                self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
+                self._refuse_store(letters, command)
                 continue
             if self._lacking and command.op in self._lacking.get(store, ()):
                 answer = unsupported(store, f"the operation {command.op!r}")
                 self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
                 continue
-            if isinstance(command, HistoryCommand):
+            if isinstance(command, HistoryCommand) or (is_past and isinstance(command, ReadCommand)):
                 self._history(delivery, command)
                 continue
             request = Request(
@@ -171,7 +188,7 @@ class Intake:
                 apart=delivery.apart,
                 origin=delivery,
             )
-            if not isinstance(command, ReadCommand) and command.messages:
+            if isinstance(command, SaveCommand | DeleteCommand | TransactCommand) and command.messages:
                 refused = self._refusal_of_messages(author, command)
                 if refused is not None:
                     self._refuse_with(letters, command.id, refused, command.model_dump(exclude_unset=True))
@@ -193,7 +210,10 @@ class Intake:
                     )
                     self._refuse(letters, command.id, too_large, command.model_dump(exclude_unset=True))
                     continue
-                if command.messages:
+                if isinstance(command, RestoreCommand):
+                    # It is going to hold a value, and nobody knows yet how large that is.
+                    request.size = RESTORE_BYTES
+                elif isinstance(command, SaveCommand | DeleteCommand) and command.messages:
                     request.size += messages_size(command.messages)
             requests.setdefault(store, []).append(request)
         for store, group in requests.items():
@@ -216,8 +236,7 @@ class Intake:
                 self._refuse_with(letters, command.id, denial, command.model_dump(exclude_unset=True))
                 return
         if store not in self._lanes:
-            answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {store!r} is configured")
-            self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
+            self._refuse_store(letters, command)
             return
         self._query(delivery, command, scope)
 
@@ -267,6 +286,31 @@ class Intake:
             if objection is not None:
                 return error(Status.DENIED, "denied", objection, field="messages")
         return None
+
+    def _take_keys(self, letters: "_Letters", command: KeysCommand) -> None:
+        """So is a list of keys. What is told of each beyond its name takes the right to read it."""
+        access, author, store = self._access, letters.delivery.author, command.store
+        scope, readable = KeyScope.of(prefixes=[command.prefix]), None
+        if access is not None:
+            scope &= access.scope(author, ("keys",), store)
+
+            def readable(key: str) -> bool:
+                return access.allows(author, "read", store, key)
+
+            if not scope:
+                denial = access.denial(author, "keys", store, f"{command.prefix}*")
+                self._refuse_with(letters, command.id, denial, command.model_dump(exclude_unset=True))
+                return
+        if store not in self._lanes:
+            self._refuse_store(letters, command)
+        else:
+            self._keys(letters.delivery, command, scope, readable)
+
+    def _refuse_store(
+        self, letters: "_Letters", command: KeyCommand | TransactCommand | KeysCommand | QueryCommand
+    ) -> None:
+        answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {command.store!r} is configured")
+        self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
 
     def _send_elsewhere(self, delivery: Delivery, places: list[tuple[int, int]]) -> None:
         data = parse_json(delivery.body)

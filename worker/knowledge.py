@@ -7,7 +7,7 @@ index refuses what rests on it; being ahead would leave holes in the versions.
 from collections import OrderedDict
 from collections.abc import Iterable
 from sys import getsizeof
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -40,6 +40,20 @@ def state_of(event: Event) -> State:
     # A copy: what orjson returns sits in the larger block that it was written to.
     value = bytes(memoryview(orjson.dumps(event.value)))
     return State(event.version, True, event.etag, event.time, value)
+
+
+def read_answer(state: State | None, version: int) -> dict[str, Any]:
+    """The answer to a read that found this state at this version."""
+    if state is None or not state.exists:
+        return {"status": "ok", "exists": False, "etag": None, "version": version}
+    return {
+        "status": "ok",
+        "exists": True,
+        "etag": state.etag,
+        "version": state.version,
+        "value": orjson.Fragment(state.value),
+        "updated_at": state.time,
+    }
 
 
 class Knowledge:

@@ -2,11 +2,13 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..events.limits import DEFAULT_MAX_VALUE_BYTES
 from ..events.topology import DEFAULT_PARTITIONS, DEFAULT_STORE
+from ..stores import RetentionConfig
 from .access import OPEN, AccessConfig
 from .feed import FEEDS, NO_OUTBOX, FeedsConfig, OutboxConfig
 
@@ -46,6 +48,8 @@ class WorkerOptions:
     delivery_limit: int = 100
     #: Stores in which queries that no index serves are refused.
     without_scans: frozenset[str] = frozenset()
+    #: By store, what of the past is kept; of stores that are not here, everything.
+    retention: Mapping[str, RetentionConfig] = field(default_factory=dict)
     #: Who may do what.
     access: AccessConfig = OPEN
     #: Names of the stores, whose streams are declared.

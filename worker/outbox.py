@@ -86,7 +86,7 @@ class _Load:
     held: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.replies or self.dead or self.done)
+        return bool(self.replies or self.dead or self.publications or self.done)
 
 
 class Outbox:
@@ -109,6 +109,8 @@ class Outbox:
         self._unpublished_wake = asyncio.Event()
         #: How many publications are acknowledged, of all since the beginning. Whatever a session before has left is.
         self._settled = self._publisher.given
+        #: How many publications have to be done until the last one is that is never left out.
+        self._promised = 0
         self._load = _Load()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -160,6 +162,19 @@ class Outbox:
         commands that are behind them.
         """
         self._load.publications.append(publications)
+
+    async def until_promised(self) -> None:
+        """Wait until all messages that writes carried, of what was given to ``publish`` before, are confirmed."""
+        promised: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.publish(self._tell_promised(promised))
+        self._wake.set()
+        await self._publisher.wait(await promised)
+
+    def _tell_promised(self, promised: "asyncio.Future[int]") -> Iterator[Publication]:
+        # When those before it are made.
+        if not promised.done():
+            promised.set_result(self._promised)
+        yield from ()
 
     def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str) -> None:
         """Put a body into the dead letter queue. Call it before the ``answer`` for the same command."""
@@ -243,7 +258,7 @@ class Outbox:
             publisher.put(publication)
             load.published = publisher.given
             if publication.letter is not None:
-                load.promised = publisher.given
+                load.promised = self._promised = publisher.given
 
     async def run_published(self) -> None:
         """Acknowledge for ever what has been published, in the order in which it was said."""

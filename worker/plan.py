@@ -5,11 +5,17 @@ Plain functions: no I/O. Whether a plan comes true is decided by the append alon
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
-from ..events import Event, ReadCommand, Record, TransactCommand
+from ..events import Event, ReadCommand, Record, RestoreCommand, TransactCommand
 from ..stores import Head
 from .batch import Request
 from .decide import NEVER, Answer, answer_to, decide, expiry, head_of, refusal
+from .purges import Purges
+
+NO_SOURCES: Final[Mapping[tuple[str, int], Event]] = MappingProxyType({})
+NO_PURGES: Final = Purges()
 
 
 @dataclass(slots=True)
@@ -53,12 +59,22 @@ class Plan:
         return key in self.exact or self.first_write.get(key, settled) < settled
 
 
-def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: Container[str], now: int) -> Plan:
+def make_plan(
+    requests: Sequence[Request],
+    heads: Mapping[str, Head],
+    *,
+    exact: Container[str],
+    now: int,
+    sources: Mapping[tuple[str, int], Event] = NO_SOURCES,
+    purges: Purges = NO_PURGES,
+) -> Plan:
     """Decide all requests in order.
 
     :param heads: the newest event of every key that is to be written, as far as it is known.
     :param exact: keys whose head is known from behind a fence, while these requests were waiting.
     :param now: service time in milliseconds.
+    :param sources: events from before whose values are to be restored.
+    :param purges: what is in the log of these, and not done yet.
     """
     plan = Plan(exact=exact)
     own: dict[str, Head] = {}
@@ -76,7 +92,8 @@ def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: 
         if head is None:
             head = heads.get(key, NEVER)
         author, digest = request.author, request.digest
-        decision = decide(command, head, now=now, author=author, digest=digest)
+        source = _source_of(command, head, sources, records, purges) if isinstance(command, RestoreCommand) else None
+        decision = decide(command, head, now=now, author=author, digest=digest, source=source)
         if isinstance(decision, Event):
             own[key] = head_of(decision)
             plan.first_write.setdefault(key, len(steps))
@@ -93,3 +110,22 @@ def make_plan(requests: Sequence[Request], heads: Mapping[str, Head], *, exact: 
         else:
             steps.append(Step(request, decision.answer, head, about_key=decision.about_key))
     return plan
+
+
+def _source_of(
+    command: RestoreCommand,
+    head: Head,
+    sources: Mapping[tuple[str, int], Event],
+    records: Sequence[Record],
+    purges: Purges,
+) -> Event | None:
+    """The event that a restore takes its value from. It may be one that this very batch makes, or purges."""
+    place = (command.key, command.at_version)
+    own = [record for record in records if isinstance(record, Event) and record.key == command.key]
+    source = sources.get(place) or next((event for event in own if event.version == command.at_version), None)
+    if source is None:
+        return None
+    planned = Purges()
+    planned.note(own)
+    # Where a later purge is known of than the head, the head is behind: what is decided on it does not land.
+    return planned.hide(purges.hide(source, head.version))

@@ -18,11 +18,12 @@ from typing import Any
 from ..events import HoldfastError, StoreConfigError, StoreUnavailable, Topology
 from ..events.topology import DEFAULT_STORE
 from ..events.urls import amqp_urls, mask_url
-from ..stores import EventStore, IndexedStore
+from ..stores import CompactableStore, EventStore, IndexedStore, RetentionConfig
 from .access import warn_of
 from .away import StoreBackError, find_away
 from .broker import TIMEOUT, AmqpBroker, BrokerLostError
 from .clock import ServiceClock
+from .compaction import Compactor
 from .engine import Engine
 from .lane import StoreLostError
 from .options import WorkerOptions
@@ -51,6 +52,7 @@ class Worker:
 
         :param stores: by name; the one named ``default`` keeps the topology document, or else the first.
         :raises ValueError: if the broker's addresses cannot be used.
+        :raises StoreConfigError: if there is no store, or a retention for one that cannot have it.
         """
         if not stores:
             raise StoreConfigError("a worker needs at least one store")
@@ -85,6 +87,7 @@ class Worker:
             )
             for name, store in stores.items()
         }
+        self._compactors = [self._compactor(name, config) for name, config in options.retention.items()]
 
     def stop(self) -> None:
         """Ask the worker to finish what is in hand and leave."""
@@ -104,6 +107,7 @@ class Worker:
             await self._clock.measure()
             beside = [asyncio.ensure_future(self._clock.run()), asyncio.ensure_future(self._write_health())]
             beside += [asyncio.ensure_future(_maintain(name, store)) for name, store in self._stores.items()]
+            beside += [asyncio.ensure_future(compactor.run()) for compactor in self._compactors]
             try:
                 await self._run_sessions(topology)
             finally:
@@ -113,6 +117,12 @@ class Worker:
         finally:
             for store in self._stores.values():
                 await store.close()
+
+    def _compactor(self, name: str, config: RetentionConfig) -> Compactor:
+        store = self._stores.get(name)
+        if not isinstance(store, CompactableStore):
+            raise StoreConfigError(f"there is a retention for {name!r}, which is no store that can be compacted")
+        return Compactor(name, store, config, service_time=self._clock.now)
 
     async def _agree(self) -> Topology:
         proposal = Topology(partitions=self._options.partitions, stores=tuple(sorted(self._stores)))

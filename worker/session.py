@@ -10,10 +10,21 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator,
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..events import Event, HistoryCommand, QueryCommand, Receipt, Status, StoreUnavailable, Topology
+from ..events import (
+    Event,
+    HistoryCommand,
+    KeysCommand,
+    PurgeCommand,
+    QueryCommand,
+    ReadCommand,
+    Receipt,
+    Status,
+    StoreUnavailable,
+    Topology,
+)
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
-from ..stores import KeyScope, Suspects, lacking
+from ..stores import CompactableStore, KeyScope, Suspects, lacking
 from .access import Access, conceal, conceal_results
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
@@ -21,10 +32,11 @@ from .beside import READ_BESIDE_BYTES, beside
 from .broker import BrokerLostError
 from .delivery import Delivery
 from .engine import Engine
+from .erasure import Erasures
 from .feed import feed_publications, notice, outbox_publications
-from .histories import READERS, Histories
+from .histories import READERS, Histories, Question
 from .ingress import Forwarder
-from .intake import Elsewhere, Intake, decode
+from .intake import Elsewhere, Intake, Readable, decode
 from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
@@ -110,6 +122,17 @@ class Session:
             store: Watching(engine.store, outbox=self._outbox, service_time=service_time)
             for store, engine in engines.items()
         }
+        self._erasures = {
+            name: Erasures(
+                engine.store,
+                engine.purges,
+                answered=self._answer,
+                published=self._outbox.until_promised,
+                patience=options.store_patience,
+            )
+            for name, engine in engines.items()
+            if isinstance(engine.store, CompactableStore)
+        }
         self._forwarder = Forwarder(outbox=self._outbox, partitions=topology.partitions, publish=broker.forward)
         self._intake = Intake(
             lanes=self._lanes,
@@ -119,7 +142,8 @@ class Session:
             describe=self._describe,
             forward=lambda elsewhere: self._beside(self._pass_on(elsewhere)),
             history=self._ask_for_history,
-            query=self._ask,
+            query=self._ask_query,
+            keys=self._ask_for_keys,
             access=None if options.access.default == "open" else Access(options.access),
             lacking={name: missing for name, engine in engines.items() if (missing := lacking(engine.store))},
             watch=self._ask_to_watch,
@@ -165,6 +189,8 @@ class Session:
             for watching in self._watching.values():
                 for _ in range(WATCH_READERS):
                     self._beside(watching.run())
+            for erasures in self._erasures.values():
+                self._beside(erasures.run())
             self._beside(self._outbox.run())
             self._beside(self._outbox.run_published())
             self._beside(self._publisher.run(broker))
@@ -325,10 +351,17 @@ class Session:
             outbox.publish(self._publications(told))
         for request in requests:
             answer = request.answer or {}
-            # Here, because an answer may come out of the log, where it stands as it was for whoever could read it.
-            if request.blind:
-                answer = conceal_results(answer, request.hidden) if request.keys else conceal(answer)
-            outbox.answer(request.origin, {"id": request.command.id, **answer}, size=request.answer_size)
+            if answer.get("changed") and isinstance(request.command, PurgeCommand):
+                # It is in the log; the values are still to be erased.
+                self._erasures[request.command.store].add(request, answer)
+            else:
+                self._answer(request, answer)
+
+    def _answer(self, request: Request, answer: Wire) -> None:
+        # Here, because an answer may come out of the log, where it stands as it was for whoever could read it.
+        if request.blind:
+            answer = conceal_results(answer, request.hidden) if request.keys else conceal(answer)
+        self._outbox.answer(request.origin, {"id": request.command.id, **answer}, size=request.answer_size)
 
     def _publications(self, told: Sequence[tuple[Request, Sequence[Event], Receipt | None]]) -> Iterator[Publication]:
         yield from feed_publications(((request.command.store, events) for request, events, _ in told), self._modes)
@@ -356,13 +389,20 @@ class Session:
                 self._outbox.bury(request.origin, body, reason="store_away", detail="the store could not be reached")
         self._answered(requests)
 
-    def _ask_for_history(self, delivery: Delivery, command: HistoryCommand) -> None:
-        if command.store in self._away:
-            self._outbox.answer(delivery, {"id": command.id, **turn_away()})
-        else:
-            self._histories[command.store].add(delivery, command)
+    def _ask_for_history(self, delivery: Delivery, command: HistoryCommand | ReadCommand) -> None:
+        self._ask(Question(delivery, command))
 
-    def _ask(self, delivery: Delivery, command: QueryCommand, scope: KeyScope) -> None:
+    def _ask_for_keys(self, delivery: Delivery, command: KeysCommand, scope: KeyScope, readable: Readable) -> None:
+        self._ask(Question(delivery, command, scope, readable))
+
+    def _ask(self, question: Question) -> None:
+        command = question.command
+        if command.store in self._away:
+            self._outbox.answer(question.delivery, {"id": command.id, **turn_away()})
+        else:
+            self._histories[command.store].ask(question)
+
+    def _ask_query(self, delivery: Delivery, command: QueryCommand, scope: KeyScope) -> None:
         if command.store in self._away:
             self._outbox.answer(delivery, {"id": command.id, **turn_away()})
         else:

@@ -39,6 +39,8 @@ class Commit:
     events: list[Event]
     #: (key, version) that nobody may have taken: what was looked at and not written.
     guards: list[tuple[str, int]]
+    #: Keys among these that have no event: nobody may begin them either, whatever he takes for the floor.
+    firsts: frozenset[str]
     answer: Answer
 
     @property
@@ -101,7 +103,8 @@ def decide_transaction(
     )
     # A key that is written is proved by the version that its event takes.
     guards = [(key, head.version + 1) for key, head in seen.items() if key not in own]
-    return Commit(receipt, events, guards, answer)
+    firsts = frozenset(key for key, head in seen.items() if key not in own and head.opens)
+    return Commit(receipt, events, guards, firsts, answer)
 
 
 def _decide_one(

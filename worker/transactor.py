@@ -23,6 +23,7 @@ from ..events.replies import error
 from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome, TransactionalStore
 from .batch import Batch, Request
 from .decide import Answer, Rejection, answer_again, head_of
+from .floor import Floor
 from .knowledge import Knowledge, state_of
 from .transaction import Commit, decide_transaction, refusal_of
 
@@ -47,6 +48,7 @@ class Transactor:
         self,
         store: EventStore,
         knowledge: Knowledge,
+        floor: Floor,
         *,
         service_time: Callable[[], int],
         uptime: Callable[[], float],
@@ -56,6 +58,7 @@ class Transactor:
         """Make one.
 
         :param knowledge: that of the engine, which has to be the only one of the store in this process.
+        :param floor: likewise.
         :param decision_lifetime: seconds after which a decision is made again before it is sent.
         :param tells_values: events are told to others, so that those of a repeat are wanted.
         """
@@ -64,6 +67,7 @@ class Transactor:
         self._transactional = store if isinstance(store, TransactionalStore) else None
         self._knowledge = knowledge
         self._tells_values = tells_values
+        self._floor = floor
         self._service_time = service_time
         self._uptime = uptime
         self._decision_lifetime = decision_lifetime
@@ -141,16 +145,26 @@ class Transactor:
             for key, head in looked.items():
                 self._knowledge.learn_head(key, head)
             heads |= looked
+            await self._complete(heads, request)
         return heads
+
+    async def _complete(self, heads: dict[str, Head], request: Request) -> None:
+        """Say of keys without an event how they begin."""
+        without = set(request.keys) - heads.keys()
+        if without:
+            await self._floor.look(self._service_time)
+            heads |= dict.fromkeys(without, self._floor.head)
 
     async def _sure_heads(self, request: Request) -> tuple[dict[str, Head], Fence]:
         after = await self._store.fence()
-        return await self._store.heads(request.keys, after=after), after
+        heads = await self._store.heads(request.keys, after=after)
+        await self._complete(heads, request)
+        return heads, after
 
     async def _commit(self, request: Request, command: TransactCommand, commit: Commit) -> Outcome:
         if self._transactional is None:
             raise TypeError("the store cannot append to several keys in one step")
-        transacted = await self._transactional.transact(commit.records, commit.guards)
+        transacted = await self._transactional.transact(commit.records, commit.guards, firsts=commit.firsts)
         if isinstance(transacted.outcome, AlreadyApplied):
             await self._answer_again(request, command, transacted.outcome.original, None)
             return Outcome.APPENDED
@@ -205,7 +219,8 @@ class Transactor:
             if not events:
                 break
             found |= events
-        return [found[place] for place in places if place in found]
+        # What has been erased since is told to nobody.
+        return [found[place] for place in places if place in found and not found[place].stripped]
 
     async def _with_current(
         self, command: TransactCommand, answer: Answer, after: Fence | None, request: Request

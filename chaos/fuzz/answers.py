@@ -14,9 +14,12 @@ _STATE = {"exists", "etag", "version", "updated_at"}
 _SHAPES: dict[str, set[str]] = {
     "save": _STATE | {"changed"},
     "delete": _STATE | {"changed"},
+    "restore": _STATE | {"changed"},
+    "purge": _STATE | {"changed"},
     "read": _STATE | {"value"},
     "history": {"events", "next"},
     "transact": {"results"},
+    "keys": {"keys", "count", "next"},
     "watch": {"events", "next", "versions"},
     "changes": {"events", "next"},
     "describe": {"partitions", "protocol", "stores", "limits", "feed"},
@@ -59,17 +62,20 @@ def _check_ok(answer: dict[str, Any], fate: Fate) -> str | None:
     others = answer.keys() - _ALWAYS - _SHAPES[fate.op]
     if others:
         return f"fields that {fate.op} has not: {others}"
-    if fate.op in ("save", "delete", "read"):
+    if fate.op in ("save", "delete", "restore", "purge", "read"):
         if type(answer.get("version")) is not int or type(answer.get("exists")) is not bool:
             return f"version {answer.get('version')!r}, exists {answer.get('exists')!r}"
         if (answer.get("etag") is not None) != answer["exists"]:
             return f"etag {answer.get('etag')!r}, exists {answer['exists']!r}"
-        if answer["exists"] != {"save": True, "delete": False}.get(fate.op, "value" in answer):
+        there = {"save": True, "restore": True, "delete": False, "purge": False}
+        if answer["exists"] != there.get(fate.op, "value" in answer):
             return f"exists {answer['exists']!r} after {fate.op}"
     if fate.op == "transact":
         return _check_results(answer.get("results"), fate.command["operations"])
     if fate.op in ("history", "watch", "changes") and not isinstance(answer.get("events"), list):
         return "a history without events"
+    if fate.op == "keys" and isinstance(answer.get("keys"), list) == (fate.command.get("count_only") is True):
+        return "keys where only their number was asked for, or none"
     if fate.op == "describe" and type(answer.get("partitions")) is not int:
         return "a description without partitions"
     return None

@@ -21,7 +21,7 @@ def is_fresh(command_id: str) -> bool:
 
 def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
     """A valid command."""
-    op = rng.choices(texts.OPS, (43, 11, 24, 6, 8, 8, 2, 4))[0]
+    op = rng.choices(texts.OPS, (43, 11, 4, 2, 24, 6, 2, 8, 8, 2, 4))[0]
     command: dict[str, Any] = {"op": op, "id": command_id}
     if rng.random() < 0.03:
         command["id"] = rng.choice(("1", "a", "once", "ä", "x" * 128))
@@ -33,7 +33,7 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["deadline"] = rng.choice((None, now + 36_000_000, 2**53 - 1, 0, now - 36_000_000))
     if op == "watch":
         _listing(rng, command)
-    elif op not in ("describe", "transact"):
+    elif op not in ("describe", "keys", "transact"):
         command["key"] = rng.choice(texts.KEYS)
     if op != "describe" and rng.random() < 0.1:
         command["store"] = rng.choice(("default", "default", "nowhere", "A.b-c_1", "x" * 64))
@@ -41,8 +41,10 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["value"] = texts.value(rng)
         if rng.random() < 0.2:
             command["concurrency"] = rng.choice(("first-write", "last-write"))
-    if op in ("save", "delete"):
+    if op in ("save", "delete", "restore", "purge"):
         _conditions(rng, command)
+    if op in ("save", "delete") and rng.random() < 0.05:
+        command["messages"] = _messages(rng)
     if op == "transact":
         store = command.get("store", "default")
         command["operations"] = [_operation(rng, store) for _ in range(rng.choice((1, 1, 2, 2, 3, 5)))]
@@ -50,6 +52,12 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
             _condition(rng, command, name)
         if rng.random() < 0.05:
             command["messages"] = _messages(rng)
+    if op == "restore":
+        command["at_version"] = rng.choice((1, 1, 2, 3, 10, 2**63 - 1))
+    if op == "read" and rng.random() < 0.1:
+        command[rng.choice(("at_version", "at_time"))] = rng.choice((None, 1, 2, 2**53 - 1))
+    if op == "keys":
+        _list(rng, command)
     if op == "read" and rng.random() < 0.4:
         command["consistency"] = rng.choice(("strong", "eventual"))
     if op in ("history", "changes"):
@@ -57,6 +65,13 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
             command["after_version"] = rng.choice((0, 1, 5, 2**63 - 1))
         if rng.random() < 0.8:
             command["limit"] = rng.choice((1, 2, 10))
+    if op == "history":
+        if rng.random() < 0.2:
+            command["before_version"] = rng.choice((None, 1, 5, 2**63 - 1))
+        if rng.random() < 0.2:
+            command[rng.choice(("from_time", "to_time"))] = rng.choice((None, 0, now, 2**53 - 1))
+        if rng.random() < 0.3:
+            command["backward"] = rng.choice((True, False))
     return command
 
 
@@ -85,6 +100,8 @@ _CONDITIONS: dict[str, tuple[Any, ...]] = {
     "max_version": (None, 0, 1, 5, 2**63 - 1),
     "return_current": (True, False),
     "metadata": (None, {}, {"who": "ä"}, {"": ""}, {"a": "\0"}, {"a": "x" * 4095}),
+    "correlation_id": (None, "a", "ä", "x" * 128),
+    "causation_id": (None, "a", "ä", "x" * 128),
 }
 
 
@@ -114,11 +131,19 @@ def _messages(rng: Random) -> Any:
     return rng.choice((None, [], [message], [message] * 16, [message] * 17, message, [[message]]))
 
 
+def _list(rng: Random, command: dict[str, Any]) -> None:
+    command["limit"] = rng.choice((1, 2, 10))
+    if rng.random() < 0.5:
+        command["prefix"] = rng.choice(("", "k", "k1", "ä", "x" * 512, "nothing"))
+    if rng.random() < 0.3:
+        command["after"] = rng.choice((None, "k1", "k2", "\U0010ffff"))
+    if rng.random() < 0.2:
+        command["count_only"] = rng.choice((True, False))
+
+
 def _conditions(rng: Random, command: dict[str, Any]) -> None:
     for name in _CONDITIONS:
         _condition(rng, command, name)
-    if rng.random() < 0.05:
-        command["messages"] = _messages(rng)
 
 
 def _condition(rng: Random, command: dict[str, Any], name: str) -> None:

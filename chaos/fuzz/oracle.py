@@ -250,14 +250,16 @@ class _Court:
             # Of two reasons to refuse it, either may be told.
             saves = [data] if op == "save" else _saves(data) if op == "transact" else []
             return {"unknown_store unknown_store"}.union(*(self._sizes(one) - {"ok"} for one in saves))
-        if op in ("read", "history", "watch", "changes"):
-            return self._times(data) or {"ok"}
+        if op in ("read", "history", "keys", "watch", "changes"):
+            return self._times(data) or _past(data)
         if op == "transact":
             return self._outcomes_of_a_transaction(data, command_id)
         if data.get("messages"):
             # By default they may go nowhere.
             return {"denied denied"}
         outcomes = self._sizes(data) if op == "save" else {"ok"}
+        if op == "restore":
+            outcomes |= {"conflict no_value", "conflict stripped"}
         if "ok" not in outcomes:
             return outcomes
         outcomes |= self._times(data)
@@ -265,8 +267,7 @@ class _Court:
             outcomes.discard("ok")
         if data.get("etag") is not None:
             # Ours are a version and eight digits; that one is guessed is as good as impossible, but not against a rule.
-            outcomes |= {"conflict absent", "conflict etag_mismatch"}
-            outcomes.discard("ok")
+            outcomes = (outcomes - {"ok", "conflict no_value"}) | {"conflict absent", "conflict etag_mismatch"}
         elif data.get("concurrency") == "first-write":
             outcomes.add("conflict exists")
         if data.get("max_version") is not None:
@@ -274,7 +275,7 @@ class _Court:
         if command_id is not MADE and not self._is_fresh(command_id):
             # Its answer may be that of an earlier delivery, or of another command.
             outcomes |= {"ok", "invalid id_reused", *_LATE, "conflict exists", "conflict newer"}
-            outcomes |= {"conflict absent", "conflict etag_mismatch"}
+            outcomes |= {"conflict absent", "conflict etag_mismatch", "conflict no_value", "conflict stripped"}
         return outcomes
 
     def _outcomes_of_a_transaction(self, data: dict[str, Any], command_id: Any) -> set[str]:
@@ -317,6 +318,14 @@ class _Court:
         return outcomes
 
 
+def _past(data: dict[str, Any]) -> set[str]:
+    """What may come of a question that is in time: of one for the past more than of others."""
+    places = [name for name in ("at_version", "at_time") if data.get(name) is not None]
+    if len(places) == 2:
+        return {"invalid bad_at_version"}
+    return {"ok", "invalid stripped"} if places else {"ok"}
+
+
 def is_text(value: Any, limit: int) -> bool:
     """Whether it is a text of 1 to ``limit`` bytes, without NUL."""
     return isinstance(value, str) and value != "" and "\0" not in value and len(value.encode()) <= limit
@@ -328,6 +337,18 @@ def _is_integer(value: Any, low: int, high: int) -> bool:
 
 def _is_time(value: Any) -> bool:
     return value is None or _is_integer(value, 0, 2**53 - 1)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_tag(value: Any) -> bool:
+    return value is None or is_text(value, 128)
+
+
+def _is_event_version(value: Any) -> bool:
+    return _is_integer(value, 1, _MAX_VERSION)
 
 
 def _is_etag(value: Any) -> bool:
@@ -416,16 +437,36 @@ _WRITING: dict[str, _Rule] = _KEYED | {
     "max_version": (lambda value: value is None or _is_integer(value, 0, _MAX_VERSION), False),
     "return_current": (lambda value: isinstance(value, bool), False),
     "metadata": (_is_metadata, False),
-    "messages": (_is_messages, False),
+    "correlation_id": (_is_tag, False),
+    "causation_id": (_is_tag, False),
 }
+_CARRYING: dict[str, _Rule] = _WRITING | {"messages": (_is_messages, False)}
 _RULES: dict[str, dict[str, _Rule]] = {
-    "save": _WRITING
+    "save": _CARRYING
     | {"value": (is_value, True), "concurrency": (lambda value: value in ("first-write", "last-write"), False)},
-    "delete": _WRITING,
-    "read": _KEYED | {"consistency": (lambda value: value in ("strong", "eventual"), False)},
+    "delete": _CARRYING,
+    "restore": _WRITING | {"at_version": (_is_event_version, True)},
+    "purge": _WRITING,
+    "read": _KEYED
+    | {
+        "consistency": (lambda value: value in ("strong", "eventual"), False),
+        "at_version": (lambda value: value is None or _is_event_version(value), False),
+        "at_time": (_is_time, False),
+    },
     "history": _KEYED
     | {
         "after_version": (lambda value: _is_integer(value, 0, _MAX_VERSION), False),
+        "before_version": (lambda value: value is None or _is_event_version(value), False),
+        "from_time": (_is_time, False),
+        "to_time": (_is_time, False),
+        "backward": (_is_bool, False),
+        "limit": (lambda value: _is_integer(value, 1, 1000), False),
+    },
+    "keys": {name: rule for name, rule in _KEYED.items() if name != "key"}
+    | {
+        "prefix": (lambda value: value == "" or is_text(value, 512), False),
+        "after": (lambda value: value is None or is_text(value, 512), False),
+        "count_only": (_is_bool, False),
         "limit": (lambda value: _is_integer(value, 1, 1000), False),
     },
     "watch": {name: rule for name, rule in _KEYED.items() if name != "key"}
@@ -445,7 +486,7 @@ _RULES: dict[str, dict[str, _Rule]] = {
     "describe": _COMMON,
     "transact": _COMMON
     | {name: _KEYED[name] for name in ("store",)}
-    | {name: _WRITING[name] for name in ("return_current", "metadata", "messages")}
+    | {name: _CARRYING[name] for name in ("return_current", "metadata", "messages")}
     # Looked at one by one.
     | {"operations": (lambda _: True, True)},
 }

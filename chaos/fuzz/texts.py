@@ -4,11 +4,15 @@ import json
 from random import Random
 from typing import Any
 
-OPS = ("save", "delete", "read", "history", "describe", "transact", "watch", "changes")
+OPS = (
+    *("save", "delete", "restore", "purge", "read", "history", "keys", "describe", "transact"),
+    *("watch", "changes"),
+)
 FIELDS = (
     *("op", "v", "id", "sent_at", "deadline", "store", "key", "value", "etag", "max_version", "concurrency"),
-    *("return_current", "metadata", "consistency", "after_version", "limit", "operations", "exists"),
-    *("messages", "prefix", "after", "values", "since"),
+    *("return_current", "metadata", "consistency", "after_version", "limit", "correlation_id", "causation_id"),
+    *("at_version", "at_time", "before_version", "from_time", "to_time", "backward", "prefix", "after", "count_only"),
+    *("operations", "exists", "messages", "values", "since"),
 )
 
 KEYS = [f"k{number}" for number in range(300)] + [

@@ -8,7 +8,7 @@ import typer
 from ..dead import NoSuchLetterError
 from ..events import ConflictError, HoldfastError
 from ..local import LocalStackError
-from . import rewrite, servers, state
+from . import log, rewrite, servers, state
 from .dead import dead
 from .query import query, rebuild
 from .terminal import fail
@@ -35,10 +35,13 @@ app.command()(servers.dev)
 app.command()(state.save)
 app.command()(state.read)
 app.command()(state.delete)
-app.command()(state.history)
 app.command()(query)
 app.command()(rebuild)
 app.command()(transact)
+app.command()(log.history)
+app.command()(log.restore)
+app.command()(log.purge)
+app.command()(log.keys)
 app.command()(rewrite.migrate)
 app.command("rotate-keys")(rewrite.rotate)
 app.command()(watch)

@@ -1,21 +1,17 @@
-"""The key-value calls: ``save``, ``read``, ``delete`` and ``history``."""
+"""The key-value calls: ``save``, ``read`` and ``delete``."""
 
 import sys
 from typing import Annotated, Any
 
-import orjson
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..client import Client
-from ..client.entry import to_datetime
 from ..events import InvalidError
 from ..events.codec import parse_json
 from ..events.topology import DEFAULT_STORE
-from .options import AmqpUrl, Etag, Key, Store, Timeout
+from .options import TIME, AmqpUrl, Etag, Key, Store, Timeout, moment
 from .service import ask_service
-from .terminal import fail, out, print_json, printable
+from .terminal import fail, print_json
 
 
 def save(
@@ -41,13 +37,20 @@ def read(
     key: Key,
     store: Store = DEFAULT_STORE,
     eventual: Annotated[bool, typer.Option("--eventual", help="Take an answer that may be behind.")] = False,
+    version: Annotated[int | None, typer.Option(min=1, help="The state that this version made.")] = None,
+    at: Annotated[str | None, typer.Option(help=f"The state at this time: {TIME}.")] = None,
     amqp_url: AmqpUrl = None,
     timeout: Timeout = None,
 ) -> None:
-    """Print a key's value with its etag and version; exit code 2 if it is absent."""
+    """Print a key's value with its etag and version; exit code 2 if it is absent, or was."""
+    when = moment(at)
+    if version is not None and when is not None:
+        raise InvalidError("--version and --at exclude each other")
 
     async def call(client: Client) -> dict[str, Any] | None:
-        entry = await client.read(key, store=store, consistency="eventual" if eventual else "strong")
+        entry = await client.read(
+            key, store=store, consistency="eventual" if eventual else "strong", version=version, at=when
+        )
         if entry is None:
             return None
         return {
@@ -60,7 +63,7 @@ def read(
 
     found = ask_service(call, amqp_url, timeout)
     if found is None:
-        fail(f"{key!r} is absent", 2)
+        fail(f"{key!r} {'is' if version is None and when is None else 'was'} absent", 2)
     print_json(found)
 
 
@@ -77,36 +80,6 @@ def delete(
         return {"key": key, "deleted": await client.delete(key, etag=etag, store=store)}
 
     print_json(ask_service(call, amqp_url, timeout))
-
-
-def history(
-    key: Key,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Events at most.")] = 100,
-    after_version: Annotated[int, typer.Option(min=0, help="Only later versions.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    store: Store = DEFAULT_STORE,
-    amqp_url: AmqpUrl = None,
-    timeout: Timeout = None,
-) -> None:
-    """Print what happened to a key, oldest first."""
-
-    async def call(client: Client) -> list[dict[str, Any]]:
-        events = await client.history(key, after_version=after_version, limit=limit, store=store)
-        # As they came: null is a value, and not the lack of one.
-        return [event.model_dump(exclude_unset=True) for event in events]
-
-    events = ask_service(call, amqp_url, timeout)
-    if json:
-        for event in events:
-            print_json(event)
-        return
-    table = Table("version", "type", "time", "author", "value", box=None, pad_edge=False)
-    for event in events:
-        value = orjson.dumps(event.get("value")).decode() if event["type"] == "saved" else ""
-        when = to_datetime(event["time"]).isoformat(timespec="milliseconds")
-        cells = (str(event["version"]), event["type"], when, event.get("author", ""), value)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    out.print(table)
 
 
 def _json(text: str) -> Any:

@@ -22,6 +22,12 @@ def printable(text: str) -> str:
     )
 
 
+def confirmed(question: str) -> bool:
+    """Ask whoever is there; nobody and nothing mean no."""
+    err.print(f"{question} [y/N] ", end="", markup=False, highlight=False, soft_wrap=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Say in one line what is wrong, and end with this exit code."""
     err.print(f"holdfast: {message}", style="red", markup=False, highlight=False, soft_wrap=True)

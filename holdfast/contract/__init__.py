@@ -26,7 +26,14 @@ import pytest_asyncio
 from pydantic import ValidationError
 
 from ..events import StoreConfigError
-from ..stores import EventStore, IndexedStore, InspectableStore, StoreConfig, TransactionalStore
+from ..stores import (
+    CompactableStore,
+    EventStore,
+    IndexedStore,
+    InspectableStore,
+    StoreConfig,
+    TransactionalStore,
+)
 
 #: Makes a store of a name, not opened, and empty when it is opened first.
 MakeStore: TypeAlias = Callable[[str], EventStore]
@@ -35,6 +42,7 @@ _SUITE: Final = "holdfast.contract.suite"
 
 #: What stores may offer beyond the core, as the report names it.
 _CAPABILITIES: Final[dict[str, type]] = {
+    "erasing": CompactableStore,
     "indexes": IndexedStore,
     "inspection": InspectableStore,
     "transactions": TransactionalStore,

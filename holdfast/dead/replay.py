@@ -12,11 +12,12 @@ from typing import Any, Protocol
 from ..events import (
     BadCommand,
     Command,
-    DeleteCommand,
     DeleteOperation,
     DescribeCommand,
     HoldfastError,
     InvalidError,
+    KeysCommand,
+    Mutation,
     Operation,
     OutcomeUnknown,
     QueryCommand,
@@ -79,7 +80,7 @@ class Step:
         """Whose turn it waits for."""
         if isinstance(self.command, DescribeCommand | WatchCommand):
             return "", ""
-        if isinstance(self.command, QueryCommand):
+        if isinstance(self.command, QueryCommand | KeysCommand):
             # About no key in particular, and nothing that others would have to wait for.
             return self.command.store, ""
         return self.command.store, self.command.key
@@ -149,7 +150,7 @@ def prepare(letter: DeadLetter, *, now: int, force: bool, as_me: bool) -> list[S
 
 def _objection(step: Step, *, now: int, force: bool, made_up: str) -> Outcome | None:
     command, letter = step.command, step.letter
-    if not isinstance(command, SaveCommand | DeleteCommand | TransactCommand):
+    if not isinstance(command, Mutation | TransactCommand):
         return None
     if command.sent_at is not None and now - command.sent_at > FENCE_WINDOW_MS:
         told = (
@@ -183,7 +184,7 @@ def needs_guard(command: Command) -> bool:
     """Whether it would overwrite whatever is there."""
     if isinstance(command, SaveCommand):
         return command.etag is None and command.concurrency == "last-write"
-    return isinstance(command, DeleteCommand) and command.etag is None
+    return isinstance(command, Mutation) and command.etag is None
 
 
 def latest_to_follow(step: Step, state: KeyState, made: Made | None) -> int:
@@ -340,7 +341,7 @@ async def replay_letters(
 def _what_is_newer(step: Step, reply: Reply) -> str:
     winner = f", by command {reply.error.winner}" if reply.error is not None and reply.error.winner else ""
     there = f"version {reply.version}{winner}" if reply.version else "what is there"
-    sent = isinstance(step.command, SaveCommand | DeleteCommand) and step.command.sent_at is not None
+    sent = isinstance(step.command, Mutation) and step.command.sent_at is not None
     when = "came after this was sent" if sent else "may be newer, since nobody knows when this was sent"
     return f"{there}, {when}; --force overwrites it"
 

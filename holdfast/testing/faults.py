@@ -15,7 +15,7 @@ FaultKind = Literal["conflict", "lost_reply", "timeout_applied", "timeout_not_ap
 #: Stands for "the value that is there already".
 SAME: Final = object()
 #: These change nothing, so that a call without an answer was not applied.
-READING: Final = frozenset({"read", "history", "keys", "query", "describe"})
+READING: Final = frozenset({"read", "history", "keys", "query", "watch", "changes", "describe"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,22 +22,8 @@ from support.shell import SECRET, Done, environment, failed, holdfast, passwords
 from holdfast.events import partition_of
 from holdfast.local import LocalStack, MongoReplicaSet
 
-COMMANDS = [
-    "worker",
-    "health",
-    "dev",
-    "save",
-    "read",
-    "delete",
-    "history",
-    "watch",
-    "query",
-    "rebuild",
-    "transact",
-    "migrate",
-    "rotate-keys",
-    "dead",
-]
+COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "restore", "purge", "keys", "watch"]
+COMMANDS += ["query", "rebuild", "transact", "migrate", "rotate-keys", "dead"]
 
 
 @pytest.fixture
@@ -156,6 +142,48 @@ def test_a_watch_from_the_shell(cli: Callable[..., Done], service: Service) -> N
     process.stdout.close()
 
 
+def test_the_past_and_what_is_done_about_it(cli: Callable[..., Done]) -> None:
+    """Given a key with a past, when it is looked at, restored and purged, then output and exit codes tell it."""
+    for value in ("1", "2"):
+        cli("save", "p", value)
+    first = json.loads(cli("read", "p", "--version", "1").stdout)
+    assert (first["value"], first["version"]) == (1, 1)
+    assert json.loads(cli("read", "p", "--at", first["updated_at"]).stdout) == first
+    failed(cli("read", "p", "--version", "9"), 2, "'p' was absent")
+    restored = json.loads(cli("restore", "p", "1").stdout)
+    assert (restored["version"], restored["restored"]) == (3, 1)
+    failed(cli("restore", "p", "2", "--etag", first["etag"]), 3, "conflict: 'p': expected at etag '1-")
+    failed(cli("restore", "p", "9"), 3, "there is no such version")
+    backward = cli(
+        "history", "p", "--json", "--backward", "--before-version", "3", "--from", "2020-01-01T00:00:00+01:00"
+    )
+    assert [json.loads(line)["version"] for line in backward.stdout.splitlines()] == [2, 1]
+
+    for answer in (None, "n\n"):
+        asked = cli("purge", "p", stdin=answer)
+        assert (asked.returncode, asked.stdout) == (1, "")
+        assert "Erase every value that p ever had? [y/N] " in asked.stderr
+        assert "nothing was erased" in asked.stderr
+    assert json.loads(cli("purge", "p", stdin="y\n").stdout) == {"key": "p", "purged": True}
+    assert json.loads(cli("purge", "p", "--yes").stdout) == {"key": "p", "purged": True}
+    failed(cli("read", "p", "--version", "1"), 1, "the value of this version was erased")
+    assert [line.split()[1] for line in cli("history", "p").stdout.splitlines()[1:]] == ["saved"] * 3 + ["purged"] * 2
+
+
+def test_keys_as_lines_and_as_json(cli: Callable[..., Done]) -> None:
+    """Given some keys, when they are listed, then those that are there come one a line, in order, as they are."""
+    names = ["a/1", "a/[red]2", "a/" + "x" * 200, "b"]
+    for name in names:
+        cli("save", name, "1")
+    cli("delete", "b")
+    assert cli("keys").stdout.splitlines() == names[:3]
+    assert cli("keys", "a/", "--limit", "1", "--after", "a/1").stdout.splitlines() == ["a/[red]2"]
+    assert cli("keys", "a/", "--count").stdout == "3\n"
+    (found,) = [json.loads(line) for line in cli("keys", "a/1", "--json").stdout.splitlines()]
+    assert (found["key"], found["version"]) == ("a/1", 1)
+    assert cli("keys", "nothing").stdout == ""
+
+
 def test_a_history_shows_values_as_they_are(cli: Callable[..., Done]) -> None:
     """Given values that a terminal or a markup language would obey, when listed, then they come out as text."""
     cli("save", "markup", '"[/nothing] [red]no[/red]"')
@@ -177,6 +205,10 @@ def test_a_history_shows_values_as_they_are(cli: Callable[..., Done]) -> None:
         (["save", "k" * 513, "1"], "key: is limited to 512 bytes"),
         (["save", "k", "1", "--store", "nowhere"], "no store 'nowhere' is configured"),
         (["read", "k", "--store", "a/b"], "store: "),
+        (["read", "k", "--at", "yesterday"], "'yesterday' is no time; one is written like 2026-"),
+        (["history", "k", "--from", "2026-03-01T12:00:00"], "has no time zone"),
+        (["read", "k", "--at", "2026-03-01T12:00:00Z", "--version", "1"], "exclude each other"),
+        (["keys", "x" * 513], "prefix: is limited to 512 bytes"),
     ],
 )
 def test_commands_that_are_refused(cli: Callable[..., Done], arguments: list[str], said: str) -> None:
@@ -209,6 +241,7 @@ def test_help(command: list[str]) -> None:
         ["read", "a", "b"],
         ["save", "k"],
         ["history", "k", "--limit", "0"],
+        ["restore", "k", "0"],
         ["read", "--colour"],
     ],
 )

@@ -8,8 +8,11 @@ import orjson
 
 from holdfast.events import (
     DeleteCommand,
+    Mutation,
+    PurgeCommand,
     ReadCommand,
     Reply,
+    RestoreCommand,
     SaveCommand,
     TransactCommand,
     digest_of,
@@ -64,6 +67,16 @@ def checks(key: str, **fields: Any) -> dict[str, Any]:
     return {"op": "check", "key": key, **fields}
 
 
+def restore(key: str, version: int, **fields: Any) -> RestoreCommand:
+    """A restore; ``id`` is a new one unless it is given."""
+    return RestoreCommand(op="restore", key=key, at_version=version, id=fields.pop("id", None) or _new_id(), **fields)
+
+
+def purge(key: str, **fields: Any) -> PurgeCommand:
+    """A purge; ``id`` is a new one unless it is given."""
+    return PurgeCommand(op="purge", key=key, id=fields.pop("id", None) or _new_id(), **fields)
+
+
 def read(key: str, **fields: Any) -> ReadCommand:
     """A strong read, unless it says otherwise."""
     return ReadCommand(op="read", key=key, id=fields.pop("id", None) or _new_id(), **fields)
@@ -73,7 +86,7 @@ def _new_id() -> str:
     return f"c{next(_numbers)}"
 
 
-Operation = SaveCommand | DeleteCommand | TransactCommand | ReadCommand
+Operation = Mutation | TransactCommand | ReadCommand
 
 
 def request(command: Operation, **fields: Any) -> Request:

@@ -14,6 +14,7 @@ from holdfast.events import (
     ChangesCommand,
     DescribeCommand,
     HistoryCommand,
+    KeysCommand,
     QueryCommand,
     ReadCommand,
     Reply,
@@ -88,6 +89,8 @@ class EngineSender:
                 return {"status": "ok", "events": [event.model_dump() for event in events]}
             case DescribeCommand() | QueryCommand():
                 return {"status": "ok"}
+            case KeysCommand():
+                return {"status": "ok", "keys": []}
             case ReadCommand():
                 return await one(self.engine, decoded)
             case WatchCommand() | ChangesCommand():

@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from holdfast.events import Topology
 from holdfast.stores import MemoryStore
 from holdfast.worker import AccessConfig, Engine, WorkerOptions
+from holdfast.worker.access import OPEN
 from holdfast.worker.delivery import Delivery
 from holdfast.worker.session import Session
 
@@ -25,7 +26,7 @@ class Desk:
         self.broker.consume = self._consume  # type: ignore[attr-defined]
         self.broker.forward = self._forward  # type: ignore[attr-defined]
         self.forwarded: list[Delivery] = []
-        self.store = MemoryStore()
+        self.store = MemoryStore(clock=lambda: NOW)
         self.engine = Engine(self.store, service_time=lambda: NOW)
         self.tags = itertools.count(1)
         self.ready = asyncio.Event()
@@ -72,3 +73,8 @@ async def opened_desk(access: AccessConfig, *, partitions: int = 1) -> AsyncIter
     yield made
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+def desk(access: AccessConfig = OPEN, *, partitions: int = 1) -> AbstractAsyncContextManager[Desk]:
+    """As ``opened_desk``; open to everybody unless there are rules."""
+    return opened_desk(access, partitions=partitions)

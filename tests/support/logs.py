@@ -6,7 +6,7 @@ from typing import Any
 from holdfast.events import Event, make_etag
 from holdfast.stores import EventStore
 
-from .commands import Operation, apply, delete, request, save
+from .commands import Operation, apply, delete, purge, request, restore, save
 from .engines import Clock, engine_on
 
 KEYS = ("user/1", "user/1/cart", "user/10", "ä/\U0001f600", "z")
@@ -38,8 +38,13 @@ async def _command(random: Random, store: EventStore, key: str, id_: str, name: 
         fields["metadata"] = {"why": "so", "who": "ä"}
     if random.random() < 0.05:
         fields["deadline"] = now - 1
-    if random.random() < 0.3:
+    kind = random.random()
+    if kind < 0.3:
         return delete(key, **fields)
+    if kind < 0.4:
+        return restore(key, random.randint(1, 2 + (head.version if head is not None else 0)), **fields)
+    if kind < 0.42:
+        return purge(key, **fields)
     return save(key, random.choice(VALUES), concurrency=random.choice(("first-write", "last-write")), **fields)
 
 

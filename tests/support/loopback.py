@@ -19,16 +19,20 @@ from holdfast.events import (
     ChangesCommand,
     DescribeCommand,
     HistoryCommand,
+    KeysCommand,
+    PurgeCommand,
     QueryCommand,
+    ReadCommand,
     Record,
     Reply,
     WatchCommand,
     decode_commands,
     decode_replies,
 )
-from holdfast.stores import MemoryStore
+from holdfast.stores import KeyScope, MemoryStore
 from holdfast.stores.scopes import EVERYTHING
 from holdfast.worker import Batch, Engine
+from holdfast.worker.histories import look_up
 from holdfast.worker.search import Query, Search
 from holdfast.worker.watching import changes_page, watch_page
 
@@ -186,10 +190,6 @@ class Loopback:
             match command:
                 case DescribeCommand():
                     answers.append((command.id, self._describe()))
-                case HistoryCommand(key=key, after_version=after_version, limit=limit):
-                    entries, following = await self._engine.history(key, after_version=after_version, limit=limit)
-                    events = [entry.model_dump() for entry in entries]
-                    answers.append((command.id, {"status": "ok", "events": events, "next": following}))
                 case QueryCommand():
                     answers.append((command.id, await self._query(command)))
                 case WatchCommand():
@@ -198,6 +198,14 @@ class Loopback:
                 case ChangesCommand():
                     page, _ = await changes_page(self.store, command)
                     answers.append((command.id, page))
+                case HistoryCommand():
+                    answers.append((command.id, await look_up(self._engine, command)))
+                case KeysCommand():
+                    answers.append(
+                        (command.id, await look_up(self._engine, command, KeyScope.of(prefixes=[command.prefix])))
+                    )
+                case ReadCommand() if command.at_version is not None or command.at_time is not None:
+                    answers.append((command.id, await look_up(self._engine, command)))
                 case _:
                     made = request(command)
                     made.author = "tester"
@@ -208,6 +216,9 @@ class Loopback:
         for made in requests:
             if made.keys:
                 await self._engine.apply(Batch([made]))
+            if isinstance(made.command, PurgeCommand) and made.answer and made.answer.get("changed"):
+                await self.store.strip([(made.command.key, 1, made.answer["version"] - 1)])
+                self._engine.purges.finish(made.command.key, made.answer["version"])
         answers += [(made.command.id, made.answer) for made in requests]
         stamp = {"epoch": self.epoch, "time": self.service_time()}
         return decode_replies(orjson.dumps([{"id": id_, **answer, **stamp} for id_, answer in answers]))

@@ -105,9 +105,13 @@ class ScriptedStore:
         appended: Appended = await self._call("append", records, lambda: self.inner.append(records))
         return appended
 
-    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+    async def transact(
+        self, records: Sequence[Record], guards: Collection[tuple[str, int]], *, firsts: Collection[str] = ()
+    ) -> Transacted:
         self.guarded.append(set(guards))
-        transacted: Transacted = await self._call("transact", records, lambda: self.inner.transact(records, guards))
+        transacted: Transacted = await self._call(
+            "transact", records, lambda: self.inner.transact(records, guards, firsts=firsts)
+        )
         return transacted
 
     async def fence(self) -> Fence:
@@ -140,11 +144,27 @@ class ScriptedStore:
         )
         return found
 
-    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
+    async def history(
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        before_version: int | None = None,
+        backward: bool = False,
+        limit: int = 100,
+        after: Fence | None = None,
+    ) -> list[Event]:
+        options: dict[str, Any] = {
+            "after_version": after_version, "before_version": before_version, "backward": backward, "limit": limit
+        }  # fmt: skip
         events: list[Event] = await self._call(
-            "history", key, lambda: self._seen(None).history(key, after_version=after_version, limit=limit)
+            "history", key, lambda: self._seen(after).history(key, **options, after=after)
         )
         return events
+
+    async def version_at(self, key: str, time: int, *, after: Fence | None = None) -> int:
+        version: int = await self._call("version_at", key, lambda: self._seen(after).version_at(key, time, after=after))
+        return version
 
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None

@@ -131,7 +131,9 @@ class TurnStore:
             case _:
                 return await self.land(records)
 
-    async def transact(self, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+    async def transact(
+        self, records: Sequence[Record], guards: Collection[tuple[str, int]], *, firsts: Collection[str] = ()
+    ) -> Transacted:
         raise NotImplementedError("no test of turns has transactions")
 
     async def fence(self) -> Fence:
@@ -153,8 +155,23 @@ class TurnStore:
     ) -> dict[str, Record]:
         return await (await self._source("find", after)).find(ids, with_values=with_values)
 
-    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
-        return await self.inner.history(key, after_version=after_version, limit=limit)
+    async def history(
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        before_version: int | None = None,
+        backward: bool = False,
+        limit: int = 100,
+        after: Fence | None = None,
+    ) -> list[Event]:
+        source = await self._source("history", after)
+        return await source.history(
+            key, after_version=after_version, before_version=before_version, backward=backward, limit=limit
+        )
+
+    async def version_at(self, key: str, time: int, *, after: Fence | None = None) -> int:
+        return await (await self._source("version_at", after)).version_at(key, time)
 
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None

@@ -12,7 +12,7 @@ from holdfast import Encryption, Schema
 from holdfast.client import rewrite
 from holdfast.client.encryption import sealed_with
 from holdfast.client.rewrite import NOTES, Progress, migrate, rotate_keys
-from holdfast.testing import MemoryService
+from holdfast.testing import AccessConfig, AccessRule, MemoryService
 
 
 class User(BaseModel):
@@ -162,6 +162,19 @@ async def test_keys_are_rotated(service: MemoryService, client: holdfast.Client)
         assert len([value for value in await values(without_old, 20) if value]) == 20
         with pytest.raises(holdfast.EncryptionError, match="'old', which is not here"):
             await without_old.history("user/001")
+
+
+async def test_what_it_takes_to_rewrite() -> None:
+    """Given a user who may list, read and save, when values are migrated, then that is enough: nothing is queried."""
+    rules = [
+        AccessRule(user="ada", store="*", key="user/*", operations=["keys", "read", "save"]),
+        AccessRule(user="ada", store="*", key=f"{NOTES}*", operations=["read", "save", "delete"]),
+    ]
+    with MemoryService(access=AccessConfig(default="closed", rules=rules)) as service:
+        async with service.connect(user="ada") as client:
+            await fill(client, 5)
+            progress = await migrate(client, SCHEMA, prefix="user/")
+            assert (progress.looked, progress.rewritten, progress.faulty) == (5, 5, 0)
 
 
 async def test_plain_values_are_sealed_where_they_are_accepted(client: holdfast.Client) -> None:

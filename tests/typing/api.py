@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -21,12 +21,15 @@ from holdfast import (
     Encryption,
     Entity,
     Entry,
+    ErasedError,
     ExpiredError,
     Field,
     HistoryEntry,
     HoldfastError,
     IdReusedError,
     InvalidError,
+    KeyEntry,
+    KeyPage,
     NotReadError,
     Order,
     OutcomeUnknown,
@@ -96,9 +99,29 @@ async def by_key() -> None:
         assert_type(outcomes, dict[str, Entry | HoldfastError])
         await client.save_many([Save("a", 1), Save("b", 2, etag="1-x"), Save("c", 3, first_write=True)])
 
+        past = await client.read("user/42", version=3)
+        assert_type(past, Entry | None)
+        assert_type(await client.read("user/42", at=datetime.now(UTC)), Entry | None)
+        restored = await client.restore("user/42", version=3, etag="3-x", correlation_id="a", causation_id="b")
+        assert_type(restored, Entry)
+        assert_type(await client.purge("user/42", etag="3-x", metadata={"by": "ada"}, store="default", id="p-1"), bool)
+
+        page = await client.keys("user/", after="user/41", limit=10, store="default", timeout=1)
+        assert_type(page, KeyPage)
+        assert_type(page.next, str | None)
+        async for found in client.iter_keys("user/"):
+            assert_type(found, KeyEntry)
+            assert_type(found.etag, str | None)
+        assert_type(await client.count_keys(), int)
+
         events = await client.history("user/42", after_version=3, limit=10)
+        await client.history(
+            "user/42", before_version=9, since=datetime.now(UTC), until=saved.updated_at, backward=True
+        )
         async for event in client.iter_history("user/42", after_version=3):
             assert_type(event, HistoryEntry)
+            assert_type(event.correlation_id, str | None)
+            assert_type(event.restored, int | None)
         assert_type(events, Sequence[HistoryEntry])
         for event in events:
             assert_type(event.version, int)
@@ -253,7 +276,7 @@ async def errors(client: Client) -> None:
         pass
     except RemoteError as remote:
         assert_type(remote.code, str)
-    except (UnknownStoreError, DeniedError, ClosedError, NotReadError, AbsentError) as other:
+    except (UnknownStoreError, DeniedError, ErasedError, ClosedError, NotReadError, AbsentError) as other:
         raise SystemExit(str(other)) from other
     except HoldfastError:
         raise

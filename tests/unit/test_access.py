@@ -245,7 +245,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"key": "${user}${user}"}, "behind ${user} comes a '/' or nothing"),
         ({"key": "user/${name}/*"}, "the only placeholder is ${user}"),
         ({"operations": []}, "at least 1 item"),
-        ({"operations": ["write"]}, "'write' is no operation; there are: save, delete, read, history, query"),
+        ({"operations": ["write"]}, "'write' is no operation; there are: save, delete, restore, purge, read, history"),
         ({"operations": ["describe"]}, "'describe' is no operation"),
         ({"operations": "read"}, "valid list"),
         ({"effect": "deny"}, "Extra inputs"),
@@ -324,14 +324,13 @@ def desk(access: AccessConfig = CONFIG, *, partitions: int = 1) -> AbstractAsync
 
 
 def command(op: str, key: str = "k/1", **fields: Any) -> Json:
-    if op == "watch":
-        return {"op": op, "id": fields.pop("id", f"{op}-{key}"), "prefix": key, **fields}
     if op == "publish":
         # No command: the right to it is asked for where a write carries messages.
         return command("save", key, messages=[{"exchange": "orders"}], **fields)
-    about = {"prefix": key} if op == "query" else {"key": key}
-    made: Json = {"op": op, "id": fields.pop("id", f"{op}-{key}"), **about, **fields}
-    return made | ({"value": 1} if op == "save" and "value" not in made else {})
+    named = {"prefix": key} if op in ("keys", "query", "watch") else {"key": key}
+    made: Json = {"op": op, "id": fields.pop("id", f"{op}-{key}"), **named, **fields}
+    least: dict[str, Json] = {"save": {"value": 1}, "restore": {"at_version": 1}}
+    return least.get(op, {}) | made
 
 
 async def test_what_is_not_allowed_is_denied_in_words() -> None:
@@ -358,7 +357,18 @@ async def test_nothing_is_looked_up_for_what_is_denied(
     """Given a key with a secret, when somebody without rights asks, then not even the store hears of it."""
     async with desk() as it:
         await it.ask(command("save", value="secret"), "owner")
-        for method in ("fence", "heads", "versions", "events", "find", "append", "history"):
+        for method in (
+            "fence",
+            "heads",
+            "versions",
+            "events",
+            "find",
+            "append",
+            "history",
+            "version_at",
+            "keys",
+            "strip",
+        ):
             monkeypatch.setattr(it.store, method, None)
         told = [await it.ask(command(op, key, id="x"), author) for key in ("k/1", "k/absent")]
         assert [reply["status"] for reply in told] == ["denied", "denied"]
@@ -443,7 +453,7 @@ async def test_an_unknown_store_is_told_to_those_only_who_may_ask() -> None:
 
 #: Every field of a reply: what a writer without the right to read may be told.
 FREE = {"id", "status", "epoch", "time", "error"}
-SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events", "next", "versions"}
+SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events", "next", "versions", "keys", "count"}
 SECRET |= {"entries", "token", "scan", "as_of"}
 #: Told operation by operation, see test_access_transactions.py.
 BY_OPERATION = {"results"}
@@ -605,6 +615,7 @@ async def test_a_reader_is_told_everything() -> None:
             await it.ask(command("history", id="5"), "mole"),
             await it.ask(command("query", id="6"), "owner"),
             await it.ask(command("watch", id="7"), "owner"),
+            await it.ask(command("keys", id="8"), "owner"),
         ]
     assert set().union(*replies) >= SECRET
     assert set(replies[0]["error"]) >= SECRET_OF_ERRORS

@@ -338,6 +338,42 @@ async def test_values_and_what_belongs_to_them() -> None:
 
 
 @leaping
+async def test_what_led_to_a_change() -> None:
+    """Given events that say what they belong to, and where their value is from, when they are told, then that is."""
+    it = Service()
+    async with watching(it) as watch:
+        assert await take(watch, 1) == [CaughtUp()]
+        tags: dict[str, Any] = {"correlation_id": "order-1", "causation_id": "c-9", "restored": 1}
+        it.tell((await it.write("a")).model_copy(update=tags))
+        it.tell(await it.write("a", type="purged"))
+        restored, purged = await anext(watch), await anext(watch)
+        assert isinstance(restored, Change)
+        assert (restored.correlation_id, restored.causation_id, restored.restored) == ("order-1", "c-9", 1)
+        assert isinstance(purged, Change)
+        assert (purged.type, purged.version, purged.exists, purged.value) == ("purged", 2, False, None)
+        assert (purged.correlation_id, purged.causation_id, purged.restored) == (None, None, None)
+
+
+@leaping
+async def test_where_keys_begin_above_a_floor() -> None:
+    """Given a key that begins far above 1, when that is told, then nothing is missing in front of it."""
+    it = Service()
+    async with watching(it) as watch:
+        assert await take(watch, 1) == [CaughtUp()]
+        asked = len(it.asked)
+        it.versions["new"] = 1_000_000
+        it.tell((await it.write("new")).model_copy(update={"first": True}))
+        assert await take(watch, 1) == [("new", 1_000_001)]
+        assert len(it.asked) == asked
+        # Of this one the beginning was not told.
+        it.versions["other"] = 2_000_000
+        await it.write("other")
+        it.tell(await it.write("other"))
+        assert await take(watch, 2) == [("other", 2_000_001), ("other", 2_000_002)]
+        assert len(it.asked) == asked + 1
+
+
+@leaping
 async def test_a_wait_that_is_cancelled_loses_nothing() -> None:
     """Given a caller who waits with a timeout, when nothing comes in time, then the watch goes on where it was."""
     it = Service()

@@ -15,7 +15,10 @@ from holdfast.events import (
     DescribeCommand,
     HistoryCommand,
     InvalidError,
+    KeysCommand,
+    PurgeCommand,
     ReadCommand,
+    RestoreCommand,
     SaveCommand,
     WatchCommand,
     check_id,
@@ -27,8 +30,11 @@ from holdfast.events.limits import MAX_ID_BYTES, MAX_KEY_BYTES
 OPS: dict[str, type] = {
     "save": SaveCommand,
     "delete": DeleteCommand,
+    "restore": RestoreCommand,
+    "purge": PurgeCommand,
     "read": ReadCommand,
     "history": HistoryCommand,
+    "keys": KeysCommand,
     "watch": WatchCommand,
     "changes": ChangesCommand,
     "describe": DescribeCommand,
@@ -76,12 +82,21 @@ GOOD: dict[str, list[Any]] = {
     "metadata": METADATA,
     "consistency": ["strong", "eventual"],
     "after_version": [0, 1, 2**63 - 1],
+    "before_version": [1, 2**63 - 1, None],
+    "from_time": MILLIS,
+    "to_time": MILLIS,
+    "backward": [True, False],
     "limit": [1, 1000],
     "messages": [None, []],
-    "prefix": ["", *TEXTS, "x" * 512],
-    "after": [None, *TEXTS, "x" * 512],
     "values": [True, False],
     "since": MILLIS,
+    "at_version": [1, 2**63 - 1],
+    "at_time": MILLIS,
+    "correlation_id": [*TEXTS, None, "x" * 128, "ß" * 64],
+    "causation_id": [*TEXTS, None, "x" * 128],
+    "prefix": [*TEXTS, "", "x" * 512],
+    "after": [*TEXTS, None, "x" * 512],
+    "count_only": [True, False],
 }
 BAD: dict[str, list[Any]] = {
     "v": [0, 2, -1, "1", None, True, 1.0, []],
@@ -98,29 +113,48 @@ BAD: dict[str, list[Any]] = {
     "metadata": NO_METADATA,
     "consistency": ["", "linearizable", None, 1],
     "after_version": [-1, 2**63, 2**64, None, 1.0, "1", True],
+    "before_version": [0, -1, 2**63, 1.0, "1", True, []],
+    "from_time": NO_MILLIS,
+    "to_time": NO_MILLIS,
+    "backward": [None, 0, 1, "true"],
     "limit": [0, 1001, -1, None, 1.0, "1", True],
     "messages": NO_MESSAGES,
-    "prefix": [*NO_TEXTS[1:], "x" * 513, "ß" * 257],
-    "after": [text for text in NO_TEXTS if text is not None] + ["x" * 513],
     "values": [None, 0, 1, "true"],
     "since": NO_MILLIS,
+    "at_version": [0, -1, 2**63, 1.0, "1", True, []],
+    "at_time": NO_MILLIS,
+    "correlation_id": [text for text in NO_TEXTS if text is not None] + ["x" * 129],
+    "causation_id": [text for text in NO_TEXTS if text is not None] + ["ß" * 65],
+    "prefix": [text for text in NO_TEXTS if text != ""] + ["x" * 513],
+    "after": [text for text in NO_TEXTS if text is not None] + ["x" * 513],
+    "count_only": [None, 0, 1, "true"],
 }
 COMMON = ["v", "id", "sent_at", "deadline"]
-WRITE = ["return_current", "metadata", "messages"]
+WRITE = [
+    *COMMON, "store", "key", "etag", "max_version", "return_current", "metadata", "correlation_id", "causation_id",
+]  # fmt: skip
 FIELDS: dict[str, list[str]] = {
-    "save": [*COMMON, "store", "key", "value", "etag", "max_version", "concurrency", *WRITE],
-    "delete": [*COMMON, "store", "key", "etag", "max_version", *WRITE],
-    "read": [*COMMON, "store", "key", "consistency"],
-    "history": [*COMMON, "store", "key", "after_version", "limit"],
+    "save": [*WRITE, "value", "concurrency", "messages"],
+    "delete": [*WRITE, "messages"],
+    "restore": [*WRITE, "at_version"],
+    "purge": WRITE,
+    "read": [*COMMON, "store", "key", "consistency", "at_version", "at_time"],
+    "history": [
+        *COMMON, "store", "key", "after_version", "before_version", "from_time", "to_time", "backward", "limit",
+    ],
+    "keys": [*COMMON, "store", "prefix", "after", "limit", "count_only"],
     "watch": [*COMMON, "store", "prefix", "after", "limit", "values", "since"],
     "changes": [*COMMON, "store", "key", "after_version", "since", "limit"],
     "describe": COMMON,
-}
-REQUIRED = {"id", "key", "value"}
+}  # fmt: skip
+
+
+def is_required(op: str, name: str) -> bool:
+    return name in ("id", "key", "value") or (op, name) == ("restore", "at_version")
 
 
 def least(op: str) -> dict[str, Any]:
-    return {"op": op} | {name: GOOD[name][0] for name in FIELDS[op] if name in REQUIRED}
+    return {"op": op} | {name: GOOD[name][0] for name in FIELDS[op] if is_required(op, name)}
 
 
 def decode(command: dict[str, Any]) -> Command | BadCommand:
@@ -156,7 +190,7 @@ def test_bad_fields(op: str, name: str, value: Any) -> None:
     assert bad.id == (None if name == "id" else "a")
 
 
-@pytest.mark.parametrize(("op", "name"), [(op, name) for op in OPS for name in FIELDS[op] if name in REQUIRED])
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op in OPS for name in FIELDS[op] if is_required(op, name)])
 def test_required_fields(op: str, name: str) -> None:
     """What has no default has to be given."""
     command = least(op)
@@ -186,7 +220,7 @@ def test_any_fault_is_a_bad_command_that_names_a_field(data: st.DataObject, op: 
         if name not in FIELDS[op]:
             command[name] = 1
             faulty.add(name)
-        elif name in REQUIRED and data.draw(st.booleans()):
+        elif is_required(op, name) and data.draw(st.booleans()):
             del command[name]
             faulty.add(name)
         else:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import holdfast
-from holdfast import Encryption, EncryptionError, InvalidError, by_name
+from holdfast import Client, Encryption, EncryptionError, InvalidError, by_name
 from holdfast.client.encryption import sealed_with
 from holdfast.testing import MemoryService
 
@@ -158,6 +158,69 @@ async def test_a_client_seals_all_it_sends_and_opens_all_it_gets() -> None:
             seen += [event.value for event in await service_sees.history("shop/b", store="carts")]
             assert len(seen) == 3
             assert all(sealed_with(value) is not None for value in seen)
+
+
+async def test_a_restore_seals_anew() -> None:
+    """Given sealed versions, when one is restored, then it can be opened, also by a key of today, and once per id."""
+    with MemoryService() as service:
+        async with (
+            service.connect(encryption=ONLY_OLD, keys=by_name("shop")) as before,
+            service.connect(encryption=BOTH, keys=by_name("shop")) as client,
+            service.connect() as service_sees,
+        ):
+            first = await before.save("a", SECRET)
+            await before.save("a", 2)
+            entry = await client.restore("a", version=1, metadata={"why": "oops"}, correlation_id="c", id="r")
+            assert (entry.key, entry.version) == ("a", 3)
+            again = await client.restore("a", version=1, metadata={"why": "oops"}, id="r")
+            assert (again.version, again.etag) == (3, entry.etag)
+            found = await client.read("a")
+            assert found is not None
+            assert (found.value, found.etag) == (SECRET, entry.etag)
+            (event,) = await client.history("a", after_version=2)
+            assert (event.metadata, event.correlation_id) == ({"holdfast.restored": "1", "why": "oops"}, "c")
+            (seen,) = await service_sees.history("shop/a", after_version=2)
+            sealed = sealed_with(seen.value)
+            assert sealed is not None
+            assert (sealed.key, sealed.id) == ("new", "r")
+            # Also where it is absent now, and where what is there cannot be opened.
+            await client.delete("a")
+            assert (await client.restore("a", version=3)).version == 5
+            await service_sees.save("shop/a", "plain")
+            assert (await client.restore("a", version=3)).version == 7
+            with pytest.raises(holdfast.ConflictError) as stale:
+                await client.restore("a", version=1, etag=first.etag)
+            assert stale.value.code == "etag_mismatch"
+            for version, code in ((4, "no_value"), (99, "no_value")):
+                with pytest.raises(holdfast.ConflictError) as nothing:
+                    await client.restore("a", version=version)
+                assert (nothing.value.key, nothing.value.code, nothing.value.version) == ("a", code, 7)
+            with pytest.raises(holdfast.ConflictError) as both:
+                await client.restore("a", version=99, etag=first.etag)
+            assert both.value.code == "etag_mismatch"
+
+
+async def test_a_restore_does_not_bring_back_what_is_purged_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a purge between the look at the past and the save, when the save comes, then it is not applied."""
+    with MemoryService() as service:
+        async with service.connect(encryption=BOTH) as client, service.connect() as other:
+            await client.save("a", SECRET)
+            call = Client._call
+            sent: list[str] = []
+
+            async def overtaken(it: Client, command: dict[str, Any], *rest: Any, **more: Any) -> Any:
+                if it is client:
+                    sent.append(command["op"])
+                    if sent == ["read", "read", "save"]:
+                        await other.purge("a")
+                return await call(it, command, *rest, **more)
+
+            monkeypatch.setattr(Client, "_call", overtaken)
+            with pytest.raises(holdfast.ConflictError) as conflict:
+                await client.restore("a", version=1)
+            assert conflict.value.code == "stripped"
+            assert sent == ["read", "read", "save", "read", "read"]
+            assert [event.type for event in await client.history("a")] == ["saved", "purged"]
 
 
 async def test_a_repeat_is_the_same_command() -> None:

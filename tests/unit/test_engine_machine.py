@@ -8,14 +8,16 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from support.commands import NOW, Answer, Operation, delete, first, read, request, save, wire
+from support.commands import NOW, Answer, Operation, delete, first, purge, read, request, restore, save, wire
 from support.turns import Fault, Turn, TurnStore, at_once
 
 from holdfast.events import (
-    DeleteCommand,
     Event,
+    Mutation,
+    PurgeCommand,
     ReadCommand,
     Refusal,
+    RestoreCommand,
     SaveCommand,
     StoreUnavailable,
     TransactCommand,
@@ -40,7 +42,21 @@ class Wish:
 
 wishes = st.builds(
     Wish,
-    op=st.sampled_from(["save", "first", "save etag", "delete", "delete etag", "read", "eventual"]),
+    op=st.sampled_from(
+        [
+            "save",
+            "save",
+            "first",
+            "save etag",
+            "delete",
+            "delete etag",
+            "restore",
+            "restore etag",
+            "purge",
+            "read",
+            "eventual",
+        ]
+    ),
     key=st.sampled_from(KEYS),
     pick=st.integers(0, 6),
     in_time=st.sampled_from([True] * 5 + [False]),
@@ -114,6 +130,13 @@ class Workers(RuleBasedStateMachine):
                 return delete(wish.key, **more)
             case "delete etag":
                 return delete(wish.key, etag=etags[-1 - wish.pick % len(etags)], **more)
+            case "restore":
+                # One that is about to be, now and then.
+                return restore(wish.key, 1 + wish.pick % (len(events) + 2), **more)
+            case "restore etag":
+                return restore(wish.key, 1 + wish.pick % 3, etag=etags[-1 - wish.pick % len(etags)], **more)
+            case "purge":
+                return purge(wish.key, **more)
             case "read":
                 return read(wish.key)
             case _:
@@ -287,7 +310,9 @@ class Workers(RuleBasedStateMachine):
             assert told.sent < self.store.landed[event.id] < told.answered
             before = events[event.version - 2] if event.version > 1 else None
             assert not isinstance(command, TransactCommand)
-            assert allows(command, before)
+            assert allows(command, before, events)
+            if isinstance(command, RestoreCommand):
+                assert event.value == events[command.at_version - 1].value
         elif status == "invalid":
             assert in_log
             assert not ours
@@ -300,12 +325,13 @@ class Workers(RuleBasedStateMachine):
                 assert not isinstance(command, TransactCommand)
                 self._check_refusal(told, command, events)
 
-    def _check_refusal(self, told: Told, command: SaveCommand | DeleteCommand, events: list[Event]) -> None:
+    def _check_refusal(self, told: Told, command: Mutation, events: list[Event]) -> None:
         """There was a moment, between sending and answering, at which the answer was right."""
         version = told.answer["version"]
         assert self._was_newest(version, events, told.sent, told.answered)
         state = events[version - 1] if version else None
-        assert not allows(command, state)
+        # What came before a purge is gone for whoever has the purge in hand. That is not so for every worker here.
+        assert not allows(command, state, events, erased=True)
         if told.answer["status"] == "conflict":
             error = told.answer["error"]
             there = state is not None and state.exists
@@ -371,14 +397,25 @@ def repeated(ids: Iterable[str]) -> set[str]:
     return {each for each in ids if each in seen or seen.add(each)}  # type: ignore[func-returns-value]
 
 
-def allows(command: SaveCommand | DeleteCommand, state: Event | None) -> bool:
-    """The table: whether a command changes a key in that state."""
+def allows(command: Mutation, state: Event | None, events: list[Event], *, erased: bool = False) -> bool:
+    """The table: whether a command changes a key in that state. The events are all that the key ever has.
+
+    :param erased: what came before a purge has no value any more.
+    """
     exists = state is not None and state.exists
+    if command.etag is not None and not (
+        state is not None and exists and command.etag == make_etag(state.version, state.id)
+    ):
+        return False
+    if isinstance(command, RestoreCommand):
+        past = events[: state.version] if state is not None else []
+        purged = max((event.version for event in past if event.type == "purged"), default=0) if erased else 0
+        return any(event.version == command.at_version > purged and event.exists for event in past)
     if command.etag is not None:
-        return state is not None and exists and command.etag == make_etag(state.version, state.id)
+        return True
     if isinstance(command, SaveCommand):
         return not (exists and command.concurrency == "first-write")
-    return exists
+    return exists or (isinstance(command, PurgeCommand) and state is not None)
 
 
 Workers.TestCase.settings = settings(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.commands import wire
 from support.deliveries import RememberingBroker, delivery
 
-from holdfast.events import HistoryCommand, QueryCommand, digest_of, partition_of
+from holdfast.events import HistoryCommand, KeysCommand, QueryCommand, ReadCommand, digest_of, partition_of
 from holdfast.events.limits import MAX_MESSAGE_BYTES
 from holdfast.stores import KeyScope
 from holdfast.worker import Request
@@ -47,9 +47,10 @@ class Desk:
         self.lanes = {store: StillLane() for store in ("default", "other")}
         self.outbox = Outbox(RememberingBroker(), stamp=dict)
         self.elsewhere: list[Elsewhere] = []
-        self.histories: list[tuple[Delivery, HistoryCommand]] = []
         self.queries: list[tuple[Delivery, QueryCommand, KeyScope]] = []
         self.watches: list[tuple[Delivery, Watched]] = []
+        self.histories: list[tuple[Delivery, HistoryCommand | ReadCommand]] = []
+        self.lists: list[tuple[Delivery, KeysCommand, KeyScope]] = []
         self.intake = Intake(
             lanes=cast("dict[str, Lane]", self.lanes),
             outbox=self.outbox,
@@ -61,6 +62,7 @@ class Desk:
             query=lambda delivery, command, scope: self.queries.append((delivery, command, scope)),
             lacking=lacking,
             watch=lambda delivery, command: self.watches.append((delivery, command)),
+            keys=lambda delivery, command, scope, _: self.lists.append((delivery, command, scope)),
         )
 
     def take(self, taken: Delivery, partition: int = HOME) -> Delivery:

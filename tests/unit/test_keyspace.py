@@ -55,6 +55,55 @@ async def test_rules_keep_users_in_their_spaces() -> None:
                 await eve.read("user/ada/cart")
 
 
+async def test_keys_are_listed_within_a_space() -> None:
+    """Given keys by user, when they are listed and counted, then each sees his own, as he calls them, page by page."""
+    rules = [
+        AccessRule(user="*", store="*", key="user/${user}/*", operations=["save", "keys"]),
+        AccessRule(user="ada", store="*", key="user/ada/a*", operations=["read", "history", "restore"]),
+    ]
+    with MemoryService(access=AccessConfig(default="closed", rules=rules)) as service:
+        async with (
+            service.connect(user="ada", keys=by_user()) as ada,
+            service.connect(user="eve", keys=by_user()) as eve,
+        ):
+            for client in (ada, eve):
+                for key in ("a/1", "a/2", "a/3", "b/1"):
+                    await client.save(key, 1)
+            page = await ada.keys("a/", limit=2)
+            assert ([entry.key for entry in page.keys], page.next) == (["a/1", "a/2"], "a/2")
+            rest = await ada.keys("a/", after=page.next)
+            assert ([entry.key for entry in rest.keys], rest.next) == (["a/3"], None)
+            assert [(entry.key, entry.version) async for entry in ada.iter_keys()] == [
+                ("a/1", 1), ("a/2", 1), ("a/3", 1), ("b/1", None),
+            ]  # fmt: skip
+            assert [entry.version async for entry in eve.iter_keys("a/")] == [None] * 3
+            assert (await ada.count_keys(), await eve.count_keys("b/")) == (4, 1)
+
+
+async def test_who_may_restore() -> None:
+    """Given rules, when somebody restores, then it takes that right, and without the right to read little is told."""
+    rules = [
+        AccessRule(user="ada", store="*", key="*", operations=["save", "read", "history"]),
+        AccessRule(user="root", store="*", key="*", operations=["restore"]),
+    ]
+    with MemoryService(access=AccessConfig(default="closed", rules=rules)) as service:
+        async with service.connect(user="ada") as ada, service.connect(user="root") as root:
+            for value in (1, 2):
+                await ada.save("k", value)
+            with pytest.raises(holdfast.DeniedError):
+                await ada.restore("k", version=1)
+            entry = await root.restore("k", version=1)
+            assert (entry.etag, entry.version) == ("", 0)
+            with pytest.raises(holdfast.ConflictError) as conflict:
+                await root.restore("k", version=9, return_current=True)
+            assert (conflict.value.code, conflict.value.current_known) == ("hidden", False)
+            with pytest.raises(holdfast.DeniedError):
+                await root.save("k", 3)
+            found = await ada.read("k")
+            assert found is not None
+            assert (found.value, found.version) == (1, 3)
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "user", "a\0b"])
 def test_names_that_would_overlap_are_refused(name: str) -> None:
     """Given a name that is no level of its own, when a space is made of it, then that is an error."""

@@ -174,3 +174,18 @@ async def test_what_was_acknowledged_outlives_sessions_that_end_at_once() -> Non
     async with at_work(broker, publisher) as outbox:
         await outbox.idle()
     assert [each.body for each in broker.published] == [b"1", b"2"]
+
+
+async def test_what_is_published_before_its_answer_is_known() -> None:
+    """Given a message of several commands, when one has something to be told and no answer yet, then it is told."""
+    broker = Exchange()
+    async with at_work(broker) as outbox:
+        taken = delivery(tag=1, reply_to=None)
+        outbox.expect(taken, 2)
+        outbox.publish([event(b"told")])
+        outbox.answer(taken, {"id": "other", "status": "ok"})
+        await settle()
+        assert [publication.body for publication in broker.published] == [b"told"]
+        outbox.answer(taken, {"id": "one", "status": "ok"})
+        await settle()
+        assert broker.acknowledged == [1]

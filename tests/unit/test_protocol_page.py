@@ -8,24 +8,17 @@ import pytest
 from pydantic import BaseModel
 
 from holdfast.events import (
-    ChangesCommand,
     CheckOperation,
-    DeleteCommand,
+    Command,
     DeleteOperation,
-    DescribeCommand,
     ErrorInfo,
-    HistoryCommand,
     HistoryEntry,
+    KeyEntry,
     OperationReply,
-    QueryCommand,
     QueryEntry,
-    ReadCommand,
     Reply,
-    SaveCommand,
     SaveOperation,
     Status,
-    TransactCommand,
-    WatchCommand,
     feed,
     limits,
     topology,
@@ -35,17 +28,7 @@ from holdfast.events import (
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 WORDS = set(re.findall(r"[`\"]([\w.-]+)[`\"]", PAGE))
-COMMANDS: list[type[BaseModel]] = [
-    SaveCommand,
-    DeleteCommand,
-    TransactCommand,
-    ReadCommand,
-    HistoryCommand,
-    QueryCommand,
-    WatchCommand,
-    ChangesCommand,
-    DescribeCommand,
-]
+COMMANDS: list[type[BaseModel]] = list(get_args(Command))
 OPERATIONS: list[type[BaseModel]] = [SaveOperation, DeleteOperation, CheckOperation]
 
 
@@ -77,7 +60,7 @@ def test_every_field_of_an_operation_is_in_its_table(operation: type[BaseModel])
     assert f"1 to {limits.MAX_OPERATIONS} objects" in PAGE
 
 
-@pytest.mark.parametrize("model", [Reply, ErrorInfo, HistoryEntry, OperationReply, QueryEntry])
+@pytest.mark.parametrize("model", [Reply, ErrorInfo, HistoryEntry, KeyEntry, OperationReply, QueryEntry])
 def test_every_field_of_a_reply_is_named(model: type[BaseModel]) -> None:
     """Given a reply's model, when the page is read, then it names each field."""
     assert set(model.model_fields) <= WORDS

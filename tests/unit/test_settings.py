@@ -1,15 +1,17 @@
 """Settings: what the environment and the configuration file may say, and how their mistakes are told."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.config import SettingsError, read_config
+from holdfast.events import StoreConfigError
 from holdfast.settings import Settings, load_settings
-from holdfast.stores import MemoryStore, MongoStore
+from holdfast.stores import MemoryStore, MongoStore, RetentionConfig
 from holdfast.stores.types import MongoOptions
-from holdfast.worker import AccessConfig, AccessRule, WorkerOptions
+from holdfast.worker import AccessConfig, AccessRule, Worker, WorkerOptions
 
 SECRET = "hunter2"
 
@@ -147,6 +149,21 @@ def test_a_file_goes_before_the_url(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     options = read_config(file).stores["default"].options
     assert isinstance(options, MongoOptions)
     assert options.database == "two"
+
+
+def test_a_store_can_have_a_retention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a file with a retention for one of two stores, then the worker has it for that one."""
+    file = tmp_path / "holdfast.toml"
+    file.write_text(
+        '[stores.default]\nurl = "mongodb://db/one"\n[stores.default.retention]\nversions = 3\n'
+        '[stores.scratch]\ntype = "memory"\n'
+    )
+    monkeypatch.setenv("HOLDFAST_CONFIG_FILE", str(file))
+    settings = load_settings()
+    assert settings.worker_options().retention == {"default": RetentionConfig(versions=3)}
+    assert Worker(settings.worker_options(), settings.stores())
+    with pytest.raises(StoreConfigError, match="retention for 'elsewhere', which is no store"):
+        Worker(replace(settings.worker_options(), retention={"elsewhere": RetentionConfig(days=1)}), settings.stores())
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,10 @@ async def test_what_an_engine_wrote_is_sound() -> None:
         for record in records
         if isinstance(record, Refusal)
     }
-    assert answers == {("ok", None), ("conflict", "exists"), ("expired", "deadline")}
-    assert {event.type for event in events} == {"saved", "deleted"}
+    conflicts = {("conflict", code) for code in ("exists", "no_value", "stripped")}
+    assert answers == {("ok", None), *conflicts, ("expired", "deadline")}
+    assert {event.type for event in events} == {"saved", "deleted", "purged"}
+    assert any(event.restored for event in events)
     assert len(events) > 500
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from holdfast.contract.records import new_id, refused, saved
 from holdfast.events import Event, OutboxMessage
-from holdfast.stores import EventStore
+from holdfast.stores import EventStore, Head
 
 # Characters outside Unicode cannot be in JSON, and NUL cannot be in an object's keys.
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -133,6 +133,6 @@ async def test_everything_else_round_trips(
     event = saved(key, 1, command=command, author=author, metadata=metadata, digest=digest, time=moment)
     await store.append([event])
     assert await store.find([command]) == {command: event}
-    assert (await store.heads([key]))[key] == (1, True, command, moment)
+    assert (await store.heads([key]))[key] == Head(1, True, command, moment)
     assert await store.history(key) == [event]
     assert (await store.keys(key, limit=1)).keys == [key]

@@ -8,7 +8,7 @@ import pytest
 
 from holdfast.contract.records import deleted, new_id, refused, saved
 from holdfast.events import Event, OutboxMessage, Receipt, Record, StoreError
-from holdfast.stores import AlreadyApplied, EventStore, Outcome, TransactionalStore
+from holdfast.stores import AlreadyApplied, CompactableStore, EventStore, Outcome, TransactionalStore
 
 APPENDED, TAKEN = Outcome.APPENDED, Outcome.VERSION_TAKEN
 
@@ -109,6 +109,48 @@ async def test_a_guard_leaves_nothing(transactional: TransactionalStore) -> None
     assert [event.version for event in await transactional.history("b")] == [1]
     assert (await transactional.keys()).keys == ["b"]
     assert list((await transactional.append([saved("b", 2), saved("never", 1)])).outcomes) == [APPENDED, APPENDED]
+
+
+async def test_a_guard_on_what_begins_a_key(
+    transactional: TransactionalStore, capability: Callable[[EventStore, str], None]
+) -> None:
+    """Where keys are dropped, nobody may begin a guarded key, whatever version he takes for its first; also once."""
+    await begin_to_drop(transactional, capability)
+    await transactional.append([saved("a", 9, first=True)])
+    # Decided on a floor of 3, when there was nothing.
+    result = await transactional.transact(transaction(saved("b", 4)), [("a", 4)], firsts=["a"])
+    assert result.outcome is TAKEN
+    result = await transactional.transact(transaction(saved("a", 4, first=True)), [])
+    assert result.outcome is TAKEN
+    assert await transactional.versions(["a", "b"]) == {"a": 9}
+    # Of a key that it is not said of only the version is guarded, and a guard leaves nothing.
+    for version in (4, 5):
+        result = await transactional.transact(transaction(), [("a", version), ("c", 4)], firsts=["c"])
+        assert result.outcome is APPENDED
+    assert list((await transactional.append([saved("c", 7, first=True)])).outcomes) == [APPENDED]
+
+
+async def test_of_a_guard_and_a_beginning_one_at_most_lands(
+    transactional: TransactionalStore, capability: Callable[[EventStore, str], None]
+) -> None:
+    """Two transactions that each begin the key which the other one guards, on two floors: never both."""
+    await begin_to_drop(transactional, capability)
+
+    async def cross(writes: str, guards: str, version: int) -> Outcome | AlreadyApplied:
+        records = transaction(saved(writes, version, first=True))
+        return (await transactional.transact(records, [(guards, version)], firsts=[guards])).outcome
+
+    for number in range(10):
+        one, other = f"one{number}", f"other{number}"
+        outcomes = await asyncio.gather(cross(one, other, 4), cross(other, one, 9))
+        assert outcomes.count(APPENDED) <= 1
+        assert len(await transactional.versions([one, other])) == outcomes.count(APPENDED)
+
+
+async def begin_to_drop(store: EventStore, capability: Callable[[EventStore, str], None]) -> None:
+    capability(store, "erasing")
+    assert isinstance(store, CompactableStore)
+    await store.prepare_compaction()
 
 
 async def test_an_id_that_is_taken(transactional: TransactionalStore) -> None:

@@ -301,14 +301,29 @@ class SqliteStore:
             ]
         return {record.id: record for record in records}
 
-    async def history(self, key: str, *, after_version: int = 0, limit: int = 100) -> list[Event]:
-        """Events of one key, oldest first; fewer, if they are many bytes."""
+    async def history(
+        self,
+        key: str,
+        *,
+        after_version: int = 0,
+        before_version: int | None = None,
+        backward: bool = False,
+        limit: int = 100,
+        after: Fence | None = None,
+    ) -> list[Event]:
+        """Events of one key, oldest or newest first; fewer, if they are many bytes."""
+        _check(after)
+        beyond = 2**63 - 1 if before_version is None else before_version - 1
 
         def look() -> list[bytes]:
-            select = "SELECT record FROM {log} WHERE key = ? AND version > ? ORDER BY version LIMIT ?"
+            order = "DESC" if backward else "ASC"
+            select = (
+                f"SELECT record FROM {{log}} WHERE key = ? AND version > ? AND version <= ? ORDER BY version {order}"
+            )
             found: list[bytes] = []
             size = 0
-            for (record,) in self._opened.execute(select.format(log=f'"{self._log}"'), [key, after_version, limit]):
+            places = [key, max(after_version, 0), beyond, limit]
+            for (record,) in self._opened.execute(f"{select} LIMIT ?".format(log=f'"{self._log}"'), places):
                 found.append(record)
                 size += len(record)
                 if size > MAX_READ:
@@ -316,6 +331,20 @@ class SqliteStore:
             return found
 
         return _events(await self._run(look))
+
+    async def version_at(self, key: str, time: int, *, after: Fence | None = None) -> int:
+        """The version of a key's newest event at that time or before; 0 if there is none."""
+        _check(after)
+
+        def look() -> int:
+            select = "SELECT record FROM {log} WHERE key = ? AND version > 0 ORDER BY version DESC"
+            for (record,) in self._opened.execute(select.format(log=f'"{self._log}"'), [key]):
+                (event,) = _events([record])
+                if event.time <= time:
+                    return event.version
+            return 0
+
+        return await self._run(look)
 
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None

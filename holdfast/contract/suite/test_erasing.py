@@ -1,0 +1,164 @@
+"""Erasing and dropping, as stores do it when they are told to."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from holdfast.contract.records import TIME, deleted, refused, saved
+from holdfast.events import Event, OutboxMessage, Record
+from holdfast.stores import CompactableStore, EventStore, Head, Mark, Outcome, Trace
+
+
+@pytest.fixture
+def compactable(store: EventStore, capability: Callable[[EventStore, str], None]) -> CompactableStore:
+    """An empty store in which values can be erased."""
+    capability(store, "erasing")
+    assert isinstance(store, CompactableStore)
+    return store
+
+
+def rich(key: str, version: int) -> Event:
+    return saved(
+        key,
+        version,
+        value={"n": version},
+        author="ada",
+        metadata={"why": "so"},
+        messages=(OutboxMessage(exchange="orders", body={"n": version}),),
+        correlation_id="c",
+        causation_id="d",
+    )
+
+
+def stub(event: Event) -> Event:
+    erased = dict.fromkeys(("value", "messages", "metadata", "correlation_id", "causation_id"))
+    return event.model_copy(update={**erased, "stripped": True})
+
+
+async def test_what_is_stripped_becomes_stubs(compactable: CompactableStore) -> None:
+    """Value, metadata and the sender's ids are gone for every way to look; the rest is as it was, and so are others."""
+    events = [rich("a", version) for version in range(1, 7)]
+    others: list[Record] = [rich("b", 1), rich("b", 2), refused("a")]
+    await compactable.append([*events, *others])
+    assert await compactable.strip([("a", 2, 3), ("a", 5, 5), ("c", 1, 9)]) == 3
+    expected = [stub(event) if event.version in (2, 3, 5) else event for event in events]
+    assert await compactable.history("a") == expected
+    assert await compactable.find([event.id for event in events]) == {event.id: event for event in expected}
+    assert await compactable.events([("a", 2), ("a", 4)]) == {("a", 2): expected[1], ("a", 4): expected[3]}
+    scanned = {record.id: record async for record in compactable.scan()}
+    assert scanned == {record.id: record for record in [*expected, *others]}
+    assert await compactable.strip([("a", 1, 6), ("b", 1, 1)]) == 4
+    assert await compactable.strip([("a", 1, 6)]) == 0
+    assert await compactable.strip([]) == 0
+
+
+async def test_a_stub_keeps_its_place(compactable: CompactableStore) -> None:
+    """Its version and its id are taken for ever, and the head of its key is what it was."""
+    first, second = saved("a", 1, value=1), deleted("a", 2)
+    await compactable.append([first, second])
+    await compactable.strip([("a", 1, 2)])
+    assert await compactable.heads(["a"]) == {"a": Head(2, False, second.id, TIME)}
+    assert list((await compactable.append([saved("a", 1)])).outcomes) == [Outcome.VERSION_TAKEN]
+    (outcome,) = (await compactable.append([first])).outcomes
+    assert outcome.original == stub(first)  # type: ignore[union-attr]
+
+
+async def test_places_and_traces(compactable: CompactableStore) -> None:
+    """Every event once, key by key, the newest version first, from any place on."""
+    events: list[Record] = [
+        saved(key, version, time=TIME + version) for key in ("b", "a", "ä") for version in (1, 2, 3)
+    ]
+    message = OutboxMessage(exchange="orders")
+    await compactable.append([*events, deleted("a", 4), refused("z"), saved("B", 1, time=TIME, messages=(message,))])
+    await compactable.strip([("a", 1, 2)])
+    every = [("B", 1), *(("a", n) for n in (4, 3, 2, 1)), *((key, n) for key in ("b", "ä") for n in (3, 2, 1))]
+    assert await compactable.places() == every
+    for limit in (1, 2, 3, 50):
+        pages: list[tuple[str, int]] = []
+        while page := await compactable.places(after=pages[-1] if pages else None, limit=limit):
+            assert len(page) <= limit
+            pages += page
+        assert pages == every
+    # A place need not be there, and 0 is behind all versions of a key.
+    assert await compactable.places(after=("a", 0), limit=1) == [("b", 3)]
+    assert await compactable.places(after=("a", 9), limit=1) == [("a", 4)]
+    assert await compactable.traces([("B", 1), ("a", 4), ("a", 1), ("b", 2), ("b", 7), ("c", 1)]) == {
+        ("B", 1): Trace("B", 1, "saved", TIME, False, None, True),
+        ("a", 4): Trace("a", 4, "deleted", TIME, False, None),
+        ("a", 1): Trace("a", 1, "saved", TIME + 1, True, None),
+        ("b", 2): Trace("b", 2, "saved", TIME + 2, False, None),
+    }
+    assert await compactable.traces([]) == {}
+
+
+async def test_dropping(compactable: CompactableStore) -> None:
+    """What is dropped is gone, in the order that was given; its version and its id are free again."""
+    events = [saved("a", version) for version in (1, 2, 3)]
+    await compactable.append([*events, refused("a")])
+    assert await compactable.drop([("a", 1), ("a", 2), ("b", 1)]) == 2
+    assert await compactable.drop([("a", 1)]) == 0
+    assert await compactable.drop([]) == 0
+    assert await compactable.history("a") == events[2:]
+    assert await compactable.version_at("a", TIME) == 3
+    assert await compactable.version_at("a", TIME - 1) == 0
+    assert await compactable.drop([("a", 3)]) == 1
+    assert await compactable.heads(["a"]) == {}
+    assert (await compactable.keys()).keys == []
+    assert list((await compactable.append([events[0]])).outcomes) == [Outcome.APPENDED]
+
+
+async def test_dropping_refusals(compactable: CompactableStore) -> None:
+    """Those of before a time, so many at a time, and nothing else."""
+    old = [refused("a").model_copy(update={"time": TIME - number}) for number in range(1, 6)]
+    kept: list[Record] = [refused("a"), saved("a", 1, time=TIME - 9)]
+    await compactable.append([*old, *kept])
+    await compactable.prepare_compaction()
+    assert await compactable.drop_refusals(TIME, limit=3) == 3
+    assert await compactable.drop_refusals(TIME, limit=3) == 2
+    assert await compactable.drop_refusals(TIME, limit=3) == 0
+    assert {record.id async for record in compactable.scan()} == {record.id for record in kept}
+
+
+async def test_closing(compactable: CompactableStore) -> None:
+    """A closed event says so in the head of its key, and when it was closed first."""
+    await compactable.append([saved("a", 1), deleted("a", 2), saved("b", 1), deleted("b", 2)])
+    for now in (TIME + 5, TIME + 7):
+        await compactable.close_key(("a", 2), now=now)
+    await compactable.close_key(("nothing", 1), now=TIME)
+    assert (await compactable.traces([("a", 2)]))["a", 2].closed == TIME + 5
+    heads = await compactable.heads(["a", "b"])
+    assert (heads["a"].opens, heads["b"].opens) == (True, False)
+    await compactable.append([saved("a", 3)])
+    assert not (await compactable.heads(["a"]))["a"].opens
+
+
+async def test_a_key_has_one_beginning(compactable: CompactableStore) -> None:
+    """Of two events that say that they are their key's first, the log takes one, whatever their versions are."""
+    await compactable.prepare_compaction()
+    assert list((await compactable.append([saved("a", 9, first=True)])).outcomes) == [Outcome.APPENDED]
+    second = saved("a", 21, first=True)
+    assert list((await compactable.append([second])).outcomes) == [Outcome.VERSION_TAKEN]
+    assert (
+        list((await compactable.append([saved("b", 21, first=True), saved("a", 10)])).outcomes)
+        == [Outcome.APPENDED] * 2
+    )
+    assert (await compactable.history("a"))[0].first
+    await compactable.strip([("a", 9, 9)])
+    assert list((await compactable.append([second])).outcomes) == [Outcome.VERSION_TAKEN]
+    await compactable.drop([("a", 9), ("a", 10)])
+    assert list((await compactable.append([second])).outcomes) == [Outcome.APPENDED]
+    await compactable.prepare_compaction()
+
+
+async def test_a_mark_is_changed_by_who_knows_it(compactable: CompactableStore) -> None:
+    """It takes the last mark to put another one in its place, so that of two who do only one succeeds."""
+    assert await compactable.mark() == Mark()
+    one = replace(Mark(), floor=3, sweeper="me", until=TIME)
+    assert await compactable.set_mark(Mark(), one)
+    assert not await compactable.set_mark(Mark(), replace(one, floor=4))
+    assert await compactable.mark() == one
+    two = Mark(floor=9, horizon=TIME, firsts_since=1, swept="ä", finished=2, sweeper=None, until=0)
+    assert await compactable.set_mark(one, two)
+    assert await compactable.mark() == two
+    assert not await compactable.set_mark(one, replace(one, floor=4))

@@ -1,0 +1,187 @@
+"""The change feed where values are restored, erased and dropped: what it tells of that, and what not again."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+import pytest
+from store_records import saved
+from support.commands import apply, one, purge, request, restore, save, sets, transact
+from support.deliveries import delivery
+from support.desk import Desk, desk
+from support.engines import another_worker, engine_on
+from support.loops import settle
+from support.scripted import ScriptedStore
+
+from holdfast.events import ChangesCommand, Event, OutboxMessage, WatchCommand
+from holdfast.events.feed import cloud_event, decode_feed
+from holdfast.stores import Fence
+from holdfast.worker.feed import OutboxConfig, feed_publications
+from holdfast.worker.publisher import Publication
+from holdfast.worker.watching import changes_page, watch_page
+
+CARRIED = (OutboxMessage(exchange="orders", body={"secret": 1}),)
+KEY = "k"
+
+
+async def filled() -> ScriptedStore:
+    """A log with a key that was purged, and saved again."""
+    store = await ScriptedStore.opened()
+    commands = save(KEY, "one"), save(KEY, "two", messages=CARRIED), purge(KEY), save(KEY, "three")
+    await apply(engine_on(store), *commands)
+    await store.inner.strip([(KEY, 1, 2)])
+    return store
+
+
+def changes(**fields: Any) -> ChangesCommand:
+    return ChangesCommand(op="changes", id="c", key=KEY, **fields)
+
+
+def told(answer: dict[str, Any]) -> list[tuple[int, str, Any]]:
+    """Versions, types and values, as they are on the wire."""
+    events = orjson.loads(orjson.dumps(answer["events"]))
+    return [(event["version"], event["type"], event.get("value")) for event in events]
+
+
+async def test_what_the_feed_tells_of_a_restore_and_a_purge() -> None:
+    """Given a restore and a purge, when they are told, then by types of their own, and with all that is known."""
+    store = await ScriptedStore.opened()
+    tags = {"correlation_id": "order-1", "causation_id": "c-9"}
+    made = [
+        request(command)
+        for command in (save(KEY, 1), restore(KEY, 1, **tags), purge(KEY, metadata={"by": "ada"}, **tags))
+    ]
+    await apply(engine_on(store, tells_values=True), *made)
+    events = [event for each in made for event in each.events]
+    assert [cloud_event("default", event)["type"] for event in events] == [
+        "holdfast.saved", "holdfast.saved", "holdfast.purged",
+    ]  # fmt: skip
+    (publication,) = feed_publications([("default", events)], {"default": "store"})
+    saved_one, restored, purged = decode_feed(publication.body)
+    assert (saved_one.correlation_id, saved_one.causation_id, saved_one.restored, saved_one.first) == (None,) * 4
+    assert (restored.value, restored.restored) == (1, 1)
+    assert (restored.correlation_id, restored.causation_id) == ("order-1", "c-9")
+    assert (purged.type, purged.version, purged.metadata) == ("purged", 3, {"by": "ada"})
+    assert (purged.correlation_id, purged.causation_id) == ("order-1", "c-9")
+    data = [each["data"] for each in orjson.loads(publication.body)]
+    assert ["value" in each for each in data] == [True, True, False]
+    assert "restored" not in data[0]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_what_was_erased_is_on_no_page_of_changes(limit: int) -> None:
+    """Given stubs, when what was missed is asked for, then they are passed over, and every page leads to the next."""
+    store = await filled()
+    seen: list[tuple[int, str, Any]] = []
+    following: Any = 0
+    while following is not None:
+        answer, _ = await changes_page(store, changes(after_version=following, limit=limit))
+        seen += told(answer)
+        following = answer["next"]
+    assert seen == [(3, "purged", None), (4, "saved", "three")]
+
+
+async def test_what_was_erased_meanwhile_is_on_no_page_of_a_watch() -> None:
+    """Given a purge between two looks at the log, when a watch begins, then the erased event is not told as a null."""
+    store = await ScriptedStore.opened()
+    await apply(engine_on(store), save(KEY, "one"), save("other", "two"))
+    events = store.events
+
+    async def overtaken(places: Collection[tuple[str, int]], *, after: Fence | None = None) -> Any:
+        store.events = events  # type: ignore[method-assign]
+        await another_worker(store, purge(KEY))()
+        await store.inner.strip([(KEY, 1, 1)])
+        return await events(places, after=after)
+
+    store.events = overtaken  # type: ignore[method-assign]
+    answer, _ = await watch_page(store, WatchCommand(op="watch", id="w"))
+    assert told(answer) == [(1, "saved", "two")]
+    # What it has shows that there is more to be asked for.
+    assert orjson.loads(orjson.dumps(answer["versions"])) == {KEY: 1, "other": 1}
+    answer, _ = await watch_page(store, WatchCommand(op="watch", id="w", since=0))
+    assert told(answer) == [(2, "purged", None), (1, "saved", "two")]
+
+
+async def test_changes_of_a_key_far_above_the_floor() -> None:
+    """Given a key that begins at a high version, when its changes are asked for, then one page has them, at one go."""
+    store = await ScriptedStore.opened()
+    await store.append([saved(KEY, 1_000_001, value=1, first=True), saved(KEY, 1_000_002, value=2)])
+    store.calls.clear()
+    answer, _ = await changes_page(store, changes())
+    assert (told(answer), answer["next"]) == ([(1_000_001, "saved", 1), (1_000_002, "saved", 2)], None)
+    assert store.calls["history"] + store.calls["events"] == 1
+    answer, _ = await changes_page(store, changes(since=0, limit=1))
+    assert (told(answer), answer["next"]) == ([(1_000_001, "saved", 1)], 1_000_001)
+
+
+async def test_repeats_of_what_was_erased_are_told_to_nobody() -> None:
+    """Given writes whose events are stubs, when they come again, then they are answered, and not told again."""
+    store = await ScriptedStore.opened()
+    early, whole = save(KEY, "one", messages=CARRIED), transact(sets(KEY, "two"), sets("other", 2))
+    first_answers = await apply(engine_on(store), early) + await apply(engine_on(store), request(whole))
+    await apply(engine_on(store), save(KEY, "three"))
+    await store.inner.strip([(KEY, 1, 2)])
+    made = [request(early, redelivered=True), request(whole, redelivered=True)]
+    for again, answer in zip(made, first_answers, strict=True):
+        assert await one(engine_on(store, tells_values=True), again) == answer
+    assert [[(event.key, event.value) for event in each.events] for each in made] == [[], [("other", 2)]]
+
+
+async def published(it: Desk) -> list[tuple[str, Any]]:
+    return [
+        (event["type"], event["data"].get("value"))
+        for publication in it.broker.published
+        if publication.exchange == "holdfast.events"
+        for event in orjson.loads(publication.body)
+    ]
+
+
+async def test_a_purge_at_the_worker() -> None:
+    """Given a purge, when it is answered, then the feed has told it, and nothing that came before is told again."""
+    async with desk() as it:
+        write = {"op": "save", "id": "s", "key": KEY, "value": "one"}
+        await it.ask(write, None)
+        it.broker.published.clear()
+        await it.ask({"op": "purge", "id": "p", "key": KEY}, None)
+        assert await published(it) == [("holdfast.purged", None)]
+        it.broker.published.clear()
+        assert (await it.ask(write, None, redelivered=True))["version"] == 1
+        assert await published(it) == []
+        await it.ask({"op": "purge", "id": "p", "key": KEY}, None, redelivered=True)
+        assert await published(it) == [("holdfast.purged", None)]
+
+
+async def test_messages_go_with_the_value() -> None:
+    """Given an event that carries messages, when its key is purged, then they are nowhere in the log."""
+    async with desk() as it:
+        await apply(it.engine, save(KEY, "one", messages=CARRIED))
+        await it.ask({"op": "purge", "id": "p", "key": KEY}, None)
+        events = [record async for record in it.store.scan() if isinstance(record, Event)]
+        assert [(event.type, event.messages) for event in events] == [("saved", None), ("purged", None)]
+
+
+async def test_nothing_is_erased_that_is_still_to_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given messages that the broker has not confirmed, when their key is purged, then they stay until it has."""
+    async with desk() as it:
+        gate, tell = asyncio.Event(), it.broker.tell
+
+        async def slow(publication: Publication) -> None:
+            await gate.wait()
+            await tell(publication)
+
+        monkeypatch.setattr(it.broker, "tell", slow)
+        monkeypatch.setattr(it.session._intake, "_outbox_rules", OutboxConfig(exchanges=["orders"]))
+        carried = [{"exchange": "orders", "body": {"secret": 1}}]
+        it.take(delivery({"op": "save", "id": "s", "key": KEY, "value": 1, "messages": carried}, tag=next(it.tags)), 0)
+        it.take(delivery({"op": "purge", "id": "p", "key": KEY}, tag=next(it.tags)), 0)
+        await settle()
+        assert [reply["id"] for _, _, reply in it.broker.replies] == ["s"]
+        (event, purged) = await it.store.history(KEY)
+        assert (event.stripped, event.messages, purged.type) == (False, CARRIED, "purged")
+        gate.set()
+        await it.idle()
+        assert [reply["id"] for _, _, reply in it.broker.replies] == ["s", "p"]
+        (event, _) = await it.store.history(KEY)
+        assert (event.stripped, event.messages) == (True, None)
+        assert [each.exchange for each in it.broker.published] == ["holdfast.events", "orders"]
