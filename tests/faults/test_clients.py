@@ -86,8 +86,9 @@ async def test_calls_that_find_no_place_in_time_were_not_made(cluster: Cluster) 
         await asyncio.to_thread(worker.resume)
         await client.save("k", 1)
 
-    kinds = {type(error) for error in calls.failed.values()}
-    assert kinds == {holdfast.OutcomeUnknown, holdfast.Unavailable}
+    # On a slow machine some that have a place are not sent in time: that is one of the latter, too.
+    assert all(isinstance(error, holdfast.OutcomeUnknown | holdfast.Unavailable) for error in calls.failed.values())
+    assert holdfast.Unavailable in {type(error) for error in calls.failed.values()}
     unknown = {each for each, error in calls.failed.items() if isinstance(error, holdfast.OutcomeUnknown)}
     # Who gets a place in the last moment is sent too.
     assert 10 <= len(unknown) < 100
