@@ -17,7 +17,7 @@ GROUP: Final = "holdfast.stores"
 
 
 #: Names in a store's table that are no options of its type, because all stores have them: see StoreConfig.
-RESERVED: Final = frozenset({"type", "indexes", "scans"})
+RESERVED: Final = frozenset({"type", "indexes", "scans", "retention"})
 
 
 class StoreOptions(BaseModel):
