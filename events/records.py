@@ -82,8 +82,15 @@ class Receipt(_Record):
     answer: dict[str, Any]
     #: How many events it made. They have the positions from 1 up to this.
     events: int
-    #: As of an event: to be published, at least once. They are of the receipt's key.
+    #: As of an event: to be published, at least once. They are of the receipt's key, and are erased with its version
+    #: ``at``; what remains is the answer.
     messages: tuple[OutboxMessage, ...] | None = None
+
+    @property
+    def at(self) -> int:
+        """The version that its key has behind it; 0 if it was never there."""
+        results = self.answer.get("results", ())
+        return next((int(one["version"]) for one in reversed(results) if one["key"] == self.key), 0)
 
 
 Record = Event | Refusal | Receipt

@@ -4,10 +4,11 @@
 
     {_id: {c: <command id>, n: <position in a transaction, else 0>},
      key, version, type, value, messages, time, author, digest, metadata, answer, events,
-     correlation_id, causation_id, restored, stripped, first}
+     correlation_id, causation_id, restored, stripped, first, at}
 
 Fields that have nothing to say are left out; refusals and receipts have no version, which keeps them out of the index
-on (key, version). Values are native BSON, so that every MongoDB tool shows them as what they are.
+on (key, version). A receipt that carries messages says ``at`` which version of its key it stands; that has an index of
+its own. Values are native BSON, so that every MongoDB tool shows them as what they are.
 """
 
 from collections.abc import Iterable
@@ -83,6 +84,8 @@ def to_document(record: Record) -> dict[str, Any]:
         document["answer"] = record.answer
         if isinstance(record, Receipt):
             document["events"] = record.events
+            if record.messages:
+                document["at"] = Int64(record.at)
     if not isinstance(record, Refusal) and record.messages:
         document["messages"] = [message.model_dump() for message in record.messages]
     document["time"] = DatetimeMS(record.time)

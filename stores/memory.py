@@ -10,7 +10,7 @@ from typing import overload
 
 import orjson
 
-from ..events import ClosedError, Event, Record, Refusal, StoreError, Topology
+from ..events import ClosedError, Event, Receipt, Record, Refusal, StoreError, Topology
 from ..events.queries import Path
 from .indexes import Candidate, IndexQuery, IndexState, Progress, narrow
 from .inspection import EventPage, Malformed, Place, RecordPage
@@ -60,6 +60,8 @@ class MemoryStore:
         self._closed: dict[KeyVersion, int] = {}
         #: Keys, and the versions of the events that say that they are their first.
         self._firsts: dict[str, int] = {}
+        #: Of each key the receipts that carry messages, by id, and at which version they stand.
+        self._carrying: dict[str, dict[str, int]] = {}
 
     def __repr__(self) -> str:
         return f"MemoryStore(name={self.name!r})"
@@ -212,6 +214,7 @@ class MemoryStore:
         self._check_open()
         count = 0
         for key, first, last in ranges:
+            self._strip_receipts(key, first, last)
             for event in self._by_key.get(key, [])[:]:
                 if first <= event.version <= last and not event.stripped:
                     self._put(event.model_copy(update=_STRIPPED))
@@ -289,7 +292,14 @@ class MemoryStore:
         self._check_open()
         found = ((place, self._at(*place)) for place in places)
         return {
-            place: Trace(*place, event.type, event.time, event.stripped, self._closed.get(place), bool(event.messages))
+            place: Trace(
+                *place,
+                event.type,
+                event.time,
+                event.stripped,
+                self._closed.get(place),
+                bool(event.messages) or place[1] in self._carrying.get(place[0], {}).values(),
+            )
             for place, event in found
             if event is not None
         }
@@ -306,6 +316,7 @@ class MemoryStore:
         self._check_open()
         count = 0
         for key, version in places:
+            self._strip_receipts(key, version, version)
             event = self._at(key, version)
             if event is None:
                 continue
@@ -354,6 +365,8 @@ class MemoryStore:
     def _add(self, record: Record) -> None:
         self._count += 1
         self._by_id[record.id, record.position] = record
+        if isinstance(record, Receipt) and record.messages:
+            self._carrying.setdefault(record.key, {})[record.id] = _thaw(record).at
         if isinstance(record, Event):
             if record.first:
                 self._firsts[record.key] = record.version
@@ -367,6 +380,12 @@ class MemoryStore:
         events = self._by_key[event.key]
         events[bisect_left(events, event.version, key=_version)] = event
         self._by_id[event.id, event.position] = event
+
+    def _strip_receipts(self, key: str, first: int, last: int) -> None:
+        carrying = self._carrying.get(key, {})
+        for id_ in [id_ for id_, at in carrying.items() if first <= at <= last]:
+            self._by_id[id_, 0] = self._by_id[id_, 0].model_copy(update={"messages": None})
+            del carrying[id_]
 
     def _is_taken(self, event: Event) -> bool:
         return self._at(event.key, event.version) is not None or (event.first and event.key in self._firsts)
@@ -471,6 +490,8 @@ def _freeze(record: Record) -> Record:
 
 @overload
 def _thaw(record: Event) -> Event: ...
+@overload
+def _thaw(record: Receipt) -> Receipt: ...
 @overload
 def _thaw(record: Record) -> Record: ...
 def _thaw(record: Record) -> Record:

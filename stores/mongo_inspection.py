@@ -43,6 +43,7 @@ _OF_STUBS: Final = _COMMON | {"version", "stripped"}
 _ERASED: Final = frozenset({"value", "metadata", "messages", "correlation_id", "causation_id"})
 _IDS: Final = ("author", "correlation_id", "causation_id")
 _OPTIONAL: Final = frozenset({*_IDS, "metadata", "messages", "restored", "first", "closed"})
+_OF_RECEIPTS: Final = frozenset({"author", "metadata", "messages", "at"})
 _DIGEST_BYTES: Final = 8
 
 _NAMESPACE_NOT_FOUND: Final = 26
@@ -341,8 +342,9 @@ def fault_of(document: Mapping[str, Any]) -> str | None:
                 return f"is a stub, and has the field {_list(names & _ERASED)}"
         if not names >= required:
             return f"lacks {_list(required - names)}"
-        if not names <= required | _OPTIONAL:
-            return f"has the unknown field {_list(names - required - _OPTIONAL)}"
+        optional = _OF_RECEIPTS if kind == "transacted" else _OPTIONAL
+        if not names <= required | optional:
+            return f"has the unknown field {_list(names - required - optional)}"
         for name in _IDS:
             if type(document.get(name, "")) is not str:
                 return f"{name} is no text"
@@ -359,7 +361,9 @@ def fault_of(document: Mapping[str, Any]) -> str | None:
         check_key(document["key"])
         if kind == "transacted" and (type(document["events"]) is not int or document["events"] < 0):
             return f"events is {document['events']!r}"
-        return _event_fault(document) if "answer" not in document else _answer_fault(document["answer"])
+        if "answer" not in document:
+            return _event_fault(document)
+        return _answer_fault(document["answer"]) or _carrying_fault(document)
     except InvalidError as error:
         return f"cannot be read: {error}"
 
@@ -386,6 +390,14 @@ def _event_fault(document: Mapping[str, Any]) -> str | None:
 def _answer_fault(answer: Any) -> str | None:
     check_value(answer)
     return None if type(answer) is dict and "status" in answer else "answer is none"
+
+
+def _carrying_fault(document: Mapping[str, Any]) -> str | None:
+    """What would keep the messages of a receipt from being found when they are to be erased."""
+    at = document.get("at", 0)
+    if type(at) is not int or at < 0 or ("at" in document) != ("messages" in document):
+        return f"has {'messages' if 'messages' in document else 'none'}, and at is {document.get('at')!r}"
+    return None
 
 
 def _id_fault(id_: Any, *, is_event: bool) -> str | None:

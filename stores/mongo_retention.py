@@ -10,7 +10,7 @@ from bson.datetime_ms import DatetimeMS
 from ..events import StoreUnavailable
 from .documents import to_millis
 from .driver import Driver
-from .queries import HAS_VERSION, NEWEST_FIRST, VERSION_INDEX, read_concern
+from .queries import HAS_VERSION, NEWEST_FIRST, RECEIPT_INDEX, VERSION_INDEX, read_concern
 from .retention import KeyVersion, Mark, Trace
 from .setup import FIRST_INDEX, REFUSAL_INDEX, create_indexes
 from .verdicts import DUPLICATE_KEY
@@ -48,9 +48,12 @@ class MongoRetention:
         """Erase values and metadata of events."""
         if not ranges:
             return 0
+        # First, because nobody comes back to them once the events are stubs.
+        await self._strip_receipts(ranges)
         updates = [
             {
-                "q": {"key": key, "version": {"$gte": first, "$lte": last}, "stripped": {"$ne": True}},
+                # Not from 0 on: of what has no version the index does not know.
+                "q": {"key": key, "version": {"$gte": max(first, 1), "$lte": last}, "stripped": {"$ne": True}},
                 "u": {"$unset": _ERASED, "$set": {"stripped": True}},
                 "multi": True,
                 "hint": VERSION_INDEX,
@@ -58,6 +61,18 @@ class MongoRetention:
             for key, first, last in ranges
         ]
         return await self._write({"update": self._log, "updates": updates}, "nModified")
+
+    async def _strip_receipts(self, ranges: Sequence[tuple[str, int, int]]) -> None:
+        updates = [
+            {
+                "q": {"key": key, "at": {"$gte": max(first, 0), "$lte": last}},
+                "u": {"$unset": {"messages": "", "at": ""}},
+                "multi": True,
+                "hint": RECEIPT_INDEX,
+            }
+            for key, first, last in ranges
+        ]
+        await self._write({"update": self._log, "updates": updates}, "nModified")
 
     async def places(self, *, after: KeyVersion | None = None, limit: int = 1000) -> list[KeyVersion]:
         """Events in the order of the keys, the newest version of each first, out of the index alone."""
@@ -79,12 +94,9 @@ class MongoRetention:
         """What compaction needs to know of these events."""
         if not places:
             return {}
-        by_key: dict[str, list[int]] = {}
-        for key, version in places:
-            by_key.setdefault(key, []).append(version)
-        conditions = [{"key": key, "version": {"$in": versions}} for key, versions in by_key.items()]
-        condition = conditions[0] if len(conditions) == 1 else {"$or": conditions}
-        rows = await self._rows({"find": self._log, "filter": condition, "projection": _TRACE})
+        rows = await self._rows({"find": self._log, "filter": _at(places, "version"), "projection": _TRACE})
+        # Afterwards: none is added at a place that has a successor.
+        receipts = await self._receipts_at(places)
         return {
             (row["key"], int(row["version"])): Trace(
                 row["key"],
@@ -93,10 +105,20 @@ class MongoRetention:
                 to_millis(row["time"]),
                 bool(row.get("stripped")),
                 to_millis(row["closed"]) if "closed" in row else None,
-                bool(row["carries"]),
+                bool(row["carries"]) or (row["key"], int(row["version"])) in receipts,
             )
             for row in rows
         }
+
+    async def _receipts_at(self, places: Sequence[KeyVersion]) -> set[KeyVersion]:
+        """Those of these places at which receipts that carry messages stand, out of their index alone."""
+        command = {
+            "find": self._log,
+            "filter": _at(places, "at"),
+            "projection": {"_id": 0, "key": 1, "at": 1},
+            "hint": RECEIPT_INDEX,
+        }
+        return {(row["key"], int(row["at"])) for row in await self._rows(command)}
 
     async def times(self, key: str, versions: Sequence[int], concern: dict[str, Any]) -> dict[int, int]:
         """Service times of a key's events."""
@@ -119,6 +141,8 @@ class MongoRetention:
         """Remove events in this order."""
         if not places:
             return 0
+        if receipts := await self._receipts_at(places):
+            await self._strip_receipts([(key, version, version) for key, version in receipts])
         deletes = [
             {"q": {"key": key, "version": version}, "limit": 1, "hint": VERSION_INDEX} for key, version in places
         ]
@@ -176,6 +200,15 @@ class MongoRetention:
         if reply.get("writeErrors") or reply.get("writeConcernError"):
             raise StoreUnavailable("no majority has confirmed that something was erased")
         return int(reply[counts])
+
+
+def _at(places: Sequence[KeyVersion], field: str) -> dict[str, Any]:
+    """The condition that a document is of one of these keys, and has its version in this field."""
+    by_key: dict[str, list[int]] = {}
+    for key, version in places:
+        by_key.setdefault(key, []).append(version)
+    conditions = [{"key": key, field: {"$in": versions}} for key, versions in by_key.items()]
+    return conditions[0] if len(conditions) == 1 else {"$or": conditions}
 
 
 def _fields_of(mark: Mark) -> dict[str, Any]:

@@ -10,7 +10,11 @@ from .interface import Fence
 #: The unique index on (key, version). Refusals have no version and stay out of it.
 VERSION_INDEX: Final = "key_version"
 
+#: The index on (key, at) of the receipts that carry messages.
+RECEIPT_INDEX: Final = "key_receipt"
+
 HAS_VERSION: Final[dict[str, Any]] = {"version": {"$gt": 0}}
+CARRIES_AT: Final[dict[str, Any]] = {"at": {"$gte": 0}}
 NEWEST_FIRST: Final[dict[str, Any]] = {"$sort": {"key": 1, "version": -1}}
 
 #: The newest event of each key, as far as decisions need it.

@@ -30,7 +30,7 @@ class Trace(NamedTuple):
     stripped: bool
     #: When it was closed: its key is about to be dropped, and whoever writes it begins it anew. None if it was not.
     closed: int | None
-    #: It has messages, which may have to be published again.
+    #: It has messages, which may have to be published again, or a receipt has that stands at its key and version.
     carries: bool = False
 
     @property
@@ -92,7 +92,8 @@ class CompactableStore(EventStore, Protocol):
         """Erase values and metadata of events: of each key those from a version up to another one, both included.
 
         They become stubs, on the journal of a majority. Gives back how many were none before. It is never asked for a
-        key's newest event.
+        key's newest event. Before that the messages go out of receipts of the key that stand at these versions
+        (:attr:`Receipt.at`, which may be 0), and nothing else of them.
         """
 
     async def places(self, *, after: KeyVersion | None = None, limit: int = 1000) -> list[KeyVersion]:
@@ -107,7 +108,8 @@ class CompactableStore(EventStore, Protocol):
     async def drop(self, places: Sequence[KeyVersion]) -> int:
         """Remove events in this order. How many were there.
 
-        The order is kept also if it is cut short: what is removed is a head of the list.
+        The order is kept also if it is cut short: what is removed is a head of the list. Messages in receipts that
+        stand at these places go before, as those of what is stripped.
         """
 
     async def drop_refusals(self, before: int, *, limit: int) -> int:

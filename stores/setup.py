@@ -5,7 +5,16 @@ from typing import Any, Final
 
 from ..events import StoreConfigError, StoreError, StoreUnavailable
 from .driver import AccessRefused, Driver
-from .queries import HAS_VERSION, HEAD_GROUP, NEWEST_FIRST, VERSION_GROUP, VERSION_INDEX, newest
+from .queries import (
+    CARRIES_AT,
+    HAS_VERSION,
+    HEAD_GROUP,
+    NEWEST_FIRST,
+    RECEIPT_INDEX,
+    VERSION_GROUP,
+    VERSION_INDEX,
+    newest,
+)
 
 log = logging.getLogger("holdfast.stores")
 
@@ -20,6 +29,13 @@ LOG_INDEX: Final[dict[str, Any]] = {
     "key": {"key": 1, "version": -1},
     "unique": True,
     "partialFilterExpression": HAS_VERSION,
+}
+
+#: Where what a transaction carries is to be erased with a key: of those that carry nothing it knows nothing.
+CARRIED_INDEX: Final[dict[str, Any]] = {
+    "name": RECEIPT_INDEX,
+    "key": {"key": 1, "at": 1},
+    "partialFilterExpression": CARRIES_AT,
 }
 
 #: Where a store drops keys: no two events of a key begin it.
@@ -63,7 +79,7 @@ async def prepare(driver: Driver, log_name: str, view_name: str) -> None:
     """
     try:
         await _check_server(driver)
-        await create_indexes(driver, log_name, LOG_INDEX)
+        await create_indexes(driver, log_name, LOG_INDEX, CARRIED_INDEX)
         await _create_view(driver, log_name, view_name)
         await _check_plans(driver, log_name)
     except AccessRefused as error:

@@ -69,7 +69,8 @@ class Erasures:
             self._answered(request, answer)
 
     async def _erase(self, key: str, last: int) -> None:
-        for first in range(1, last + 1, STEP):
+        # From 0 on: a transaction may have begun with the key when it was not there, and carry messages.
+        for first in range(0, last + 1, STEP):
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(StoreUnavailable),
                 stop=stop_after_delay(self._patience),

@@ -98,7 +98,7 @@ def outbox_publications(store: str, record: Event | Receipt, letter: Letter) -> 
 
     :param letter: what goes to the dead letter queue if nobody takes one of them.
     """
-    version = record.version if isinstance(record, Event) else _version_in(record)
+    version = record.version if isinstance(record, Event) else record.at
     told = {STORE_HEADER: store, KEY_HEADER: record.key, VERSION_HEADER: version}
     for number, message in enumerate(record.messages or ()):
         yield Publication(
@@ -112,12 +112,6 @@ def outbox_publications(store: str, record: Event | Receipt, letter: Letter) -> 
             line=(store, record.key),
             letter=letter,
         )
-
-
-def _version_in(receipt: Receipt) -> int:
-    """The version that the key of a transaction's messages has behind it; 0 if it was never there."""
-    version: int = next(one["version"] for one in reversed(receipt.answer["results"]) if one["key"] == receipt.key)
-    return version
 
 
 def _pack(events: list[dict[str, Any]]) -> Iterator[bytes]:

@@ -89,14 +89,13 @@ def decide_transaction(
     if refused is not None:
         return refused
     answer: Answer = {"status": "ok", "results": results}
-
+    # Without the metadata: they are in its events, and are erased there.
     receipt = Receipt(
         id=command.id,
         key=command.key,
         time=now,
         author=author,
         digest=digest,
-        metadata=command.metadata,
         answer=answer,
         events=len(events),
         messages=command.messages or None,

@@ -25,7 +25,7 @@ from support.commands import (
 from support.engines import Clock, engine_on
 from support.logs import write_log
 
-from holdfast.events import Event, make_etag
+from holdfast.events import Event, OutboxMessage, Receipt, make_etag
 from holdfast.stores import CompactableStore, EventStore, RetentionConfig
 from holdfast.verify import verify
 from holdfast.worker import Engine
@@ -114,6 +114,32 @@ async def test_what_was_the_state_lately_stays(compactable: CompactableStore) ->
     await stage.sweep()
     # The second was replaced three days ago, and the first one four.
     assert await stage.versions() == {1: "stub", 2: 2, 3: 3, 4: 4, 5: 5}
+
+
+@pytest.mark.parametrize("operations", [[sets("k", 1), sets("o", 1)], [checks("k", exists=True), sets("o", 1)]])
+async def test_what_a_transaction_carries_goes_with_its_key(stage: Stage, operations: list[dict[str, Any]]) -> None:
+    """Its messages may have to be published out of the log for a day; then they go, as the value beside them does."""
+    whole = transact(*operations, messages=(OutboxMessage(exchange="orders"),))
+    await one(stage.engine, save("k", 0))
+    answer = await one(stage.engine, request(whole))
+    version = answer["results"][0]["version"]
+    for number in range(3):
+        await one(stage.engine, save("k", f"later {number}"))
+
+    async def carries() -> bool:
+        receipt = (await stage.store.find([whole.id]))[whole.id]
+        assert isinstance(receipt, Receipt)
+        return receipt.messages is not None
+
+    await stage.sweep(DAYS - 60)
+    assert await carries()
+    assert (await stage.versions())[version] != "stub"
+    await stage.sweep(61)
+    assert not await carries()
+    assert (await stage.versions())[version] == "stub"
+    again = request(whole, redelivered=True)
+    assert await apply(stage.worker(), again) == [answer]
+    assert again.receipt is None
 
 
 async def test_stubs_answer_as_the_events_did(stage: Stage) -> None:

@@ -15,11 +15,11 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
-from support.commands import apply, delete, first, save
+from support.commands import apply, delete, first, request, save, sets, transact
 from support.engines import engine_on
 from support.logs import KEYS, write_log
 
-from holdfast.events import Record
+from holdfast.events import OutboxMessage, Record
 from holdfast.rules import Rule
 from holdfast.stores import MemoryStore, MongoStore
 from holdfast.verify import Report, verify
@@ -269,6 +269,27 @@ async def test_a_log_that_an_engine_wrote_is_sound(written_url: str, records: li
     assert report.faults == []
     assert report.events + report.refusals == len(records)
     assert report.keys == len(KEYS)
+
+
+@pytest.mark.parametrize("erased", [False, True])
+async def test_what_receipts_carry(mongo_url: str, erased: bool) -> None:
+    """Messages that nobody would find when they are to be erased are told of; that they were erased is no fault."""
+    store = MongoStore(mongo_url)
+    await store.open()
+    whole = transact(sets(KEY, 1), messages=(OutboxMessage(exchange="orders"),), metadata={"who": "ada"})
+    await apply(engine_on(store), request(whole))
+    await apply(engine_on(store), save(KEY, 2))
+    if erased:
+        await store.strip([(KEY, 1, 1)])
+    await store.close()
+    assert (await verified(mongo_url)).faults == []
+    with MongoClient[dict[str, Any]](mongo_url) as client:
+        log = database(client)["default.events"]
+        for other in ({"at": -1}, {"at": 1.0}) if not erased else ({"at": Int64(1)},):
+            log.update_one({"_id.c": whole.id, "_id.n": 0}, {"$set": other})
+            assert [fault.rule for fault in (await verified(mongo_url)).faults] == [Rule.RECORD]
+        log.update_one({"_id.c": whole.id, "_id.n": 0}, {"$unset": {"at": ""}})
+    assert [fault.rule for fault in (await verified(mongo_url)).faults] == ([] if erased else [Rule.RECORD])
 
 
 async def test_versions_are_followed_without_the_index(written_url: str) -> None:

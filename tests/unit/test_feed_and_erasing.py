@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 import pytest
 from store_records import saved
-from support.commands import apply, one, purge, request, restore, save, sets, transact
+from support.commands import apply, checks, drops, one, purge, request, restore, save, sets, transact
 from support.deliveries import delivery
 from support.desk import Desk, desk
 from support.engines import another_worker, engine_on
 from support.loops import settle
 from support.scripted import ScriptedStore
 
-from holdfast.events import ChangesCommand, Event, OutboxMessage, WatchCommand
+from holdfast.events import ChangesCommand, Event, OutboxMessage, Receipt, Record, WatchCommand
 from holdfast.events.feed import cloud_event, decode_feed
 from holdfast.stores import Fence
 from holdfast.worker.feed import OutboxConfig, feed_publications
@@ -161,7 +161,54 @@ async def test_messages_go_with_the_value() -> None:
         assert [(event.type, event.messages) for event in events] == [("saved", None), ("purged", None)]
 
 
-async def test_nothing_is_erased_that_is_still_to_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
+def carried_by(record: Record) -> Any:
+    return None if not isinstance(record, Event | Receipt) or record.messages is None else record.messages[0].body
+
+
+@pytest.mark.parametrize(
+    ("before", "operations"),
+    [
+        ([], [sets(KEY, 1), sets("other", 2)]),
+        ([save(KEY, 0)], [sets(KEY, 1), drops(KEY), sets(KEY, 3)]),
+        ([save(KEY, 0)], [checks(KEY, exists=True), sets("other", 2)]),
+        ([], [checks(KEY, exists=False), sets("other", 2)]),
+        ([], [drops(KEY), sets("other", 2)]),
+        ([], [checks(KEY, exists=False)]),
+    ],
+)
+async def test_messages_of_a_transaction_go_with_its_first_key(
+    before: list[Any], operations: list[dict[str, Any]]
+) -> None:
+    """Given a transaction that carries messages, when its first key is purged, then they are nowhere in the log; a
+    repeat is answered as before, and publishes nothing.
+    """
+    whole = transact(*operations, messages=CARRIED, metadata={"who": "Lovelace"})
+    async with desk() as it:
+        await apply(it.engine, *before)
+        made = request(whole)
+        (answer,) = await apply(it.engine, made)
+        assert made.receipt is not None
+        await apply(it.engine, save(KEY, "later", messages=CARRIED), save("other", "later"))
+        await it.ask({"op": "purge", "id": "o", "key": "other"}, None)
+        # The messages are not that key's.
+        assert [carried_by(record) for record in [one async for one in it.store.scan()]].count({"secret": 1}) == 2
+        await it.ask({"op": "purge", "id": "p", "key": KEY}, None)
+        records = [record async for record in it.store.scan()]
+        assert [carried_by(record) for record in records] == [None] * len(records)
+        assert not any("Lovelace" in str(record) for record in records if not isinstance(record, Event))
+        again = request(whole, redelivered=True)
+        assert await apply(engine_on(it.store), again) == [answer]
+        assert again.receipt is None
+
+
+WRITES: dict[str, dict[str, Any]] = {
+    "save": {"op": "save", "id": "s", "key": KEY, "value": 1},
+    "transact": {"op": "transact", "id": "s", "operations": [sets(KEY, 1)]},
+}
+
+
+@pytest.mark.parametrize("op", WRITES)
+async def test_nothing_is_erased_that_is_still_to_be_published(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given messages that the broker has not confirmed, when their key is purged, then they stay until it has."""
     async with desk() as it:
         gate, tell = asyncio.Event(), it.broker.tell
@@ -173,15 +220,18 @@ async def test_nothing_is_erased_that_is_still_to_be_published(monkeypatch: pyte
         monkeypatch.setattr(it.broker, "tell", slow)
         monkeypatch.setattr(it.session._intake, "_outbox_rules", OutboxConfig(exchanges=["orders"]))
         carried = [{"exchange": "orders", "body": {"secret": 1}}]
-        it.take(delivery({"op": "save", "id": "s", "key": KEY, "value": 1, "messages": carried}, tag=next(it.tags)), 0)
+        it.take(delivery({**WRITES[op], "messages": carried}, tag=next(it.tags)), 0)
         it.take(delivery({"op": "purge", "id": "p", "key": KEY}, tag=next(it.tags)), 0)
         await settle()
         assert [reply["id"] for _, _, reply in it.broker.replies] == ["s"]
         (event, purged) = await it.store.history(KEY)
-        assert (event.stripped, event.messages, purged.type) == (False, CARRIED, "purged")
+        assert (event.stripped, purged.type) == (False, "purged")
+        record = (await it.store.find(["s"]))["s"]
+        assert carried_by(record) == {"secret": 1}
         gate.set()
         await it.idle()
         assert [reply["id"] for _, _, reply in it.broker.replies] == ["s", "p"]
         (event, _) = await it.store.history(KEY)
-        assert (event.stripped, event.messages) == (True, None)
-        assert [each.exchange for each in it.broker.published] == ["holdfast.events", "orders"]
+        assert event.stripped
+        assert carried_by((await it.store.find(["s"]))["s"]) is None
+        assert [each.exchange for each in it.broker.published].count("orders") == 1

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.contract.records import TIME, deleted, refused, saved
-from holdfast.events import Event, OutboxMessage, Record
-from holdfast.stores import CompactableStore, EventStore, Head, Mark, Outcome, Trace
+from holdfast.contract.records import TIME, deleted, new_id, refused, saved
+from holdfast.events import Event, OutboxMessage, Receipt, Record
+from holdfast.stores import CompactableStore, EventStore, Head, Mark, Outcome, Trace, TransactionalStore
 
 
 @pytest.fixture
@@ -51,6 +51,72 @@ async def test_what_is_stripped_becomes_stubs(compactable: CompactableStore) -> 
     assert await compactable.strip([("a", 1, 6), ("b", 1, 1)]) == 4
     assert await compactable.strip([("a", 1, 6)]) == 0
     assert await compactable.strip([]) == 0
+
+
+async def carrying(store: CompactableStore, key: str, version: int) -> Receipt:
+    """The receipt, in the log, of a transaction that carries messages and found this version of its key."""
+    assert isinstance(store, TransactionalStore)
+    receipt = Receipt(
+        id=new_id(),
+        key=key,
+        time=TIME,
+        digest=b"whole...",
+        answer={"status": "ok", "results": [{"key": key, "version": version}, {"key": "elsewhere", "version": 9}]},
+        events=0,
+        messages=(OutboxMessage(exchange="orders", body={"secret": version}),),
+    )
+    assert (await store.transact([receipt], [(key, version + 1)])).outcome is Outcome.APPENDED
+    return receipt
+
+
+async def looked_up(store: CompactableStore, *receipts: Receipt) -> list[int]:
+    """At which versions receipts still carry their messages. All else of them has to be as it was."""
+    found = await store.find([receipt.id for receipt in receipts])
+    scanned = {record.id: record async for record in store.scan()}
+    for receipt in receipts:
+        assert found[receipt.id] in (receipt, receipt.model_copy(update={"messages": None}))
+        assert scanned[receipt.id] == found[receipt.id]
+    return [receipt.at for receipt in receipts if found[receipt.id] == receipt]
+
+
+async def test_what_receipts_carry_goes_with_their_version(
+    compactable: CompactableStore, capability: Callable[[EventStore, str], None]
+) -> None:
+    """Of the key that they belong to, also where there was nothing, and where there is an event that is a stub."""
+    capability(compactable, "transactions")
+    receipts = [await carrying(compactable, "a", 0)]
+    for version in range(1, 5):
+        await compactable.append([saved("a", version), saved("another", version)])
+        receipts.append(await carrying(compactable, "a", version))
+    others = [await carrying(compactable, key, version) for key, version in (("b", 0), ("another", 4), ("aa", 2))]
+    assert await looked_up(compactable, *receipts) == [0, 1, 2, 3, 4]
+    assert await compactable.strip([("a", 2, 3), ("another", 1, 3)]) == 5
+    assert await looked_up(compactable, *receipts) == [0, 1, 4]
+    assert await compactable.strip([("a", 0, 3)]) == 1
+    assert await looked_up(compactable, *receipts) == [4]
+    late = await carrying(compactable, "a", 4)
+    assert await compactable.strip([("a", 4, 4), ("b", 1, 9)]) == 1
+    assert await looked_up(compactable, *receipts, late) == []
+    assert await looked_up(compactable, *others) == [0, 4, 2]
+
+
+async def test_what_receipts_carry_goes_with_what_is_dropped(
+    compactable: CompactableStore, capability: Callable[[EventStore, str], None]
+) -> None:
+    """Compaction is told of it before, as of an event's own, and what was never stripped goes all the same."""
+    capability(compactable, "transactions")
+    receipts: list[Receipt] = []
+    for version in (1, 2, 3):
+        await compactable.append([saved("a", version)])
+        if version != 2:
+            receipts.append(await carrying(compactable, "a", version))
+    places = [("a", version) for version in (1, 2, 3)]
+    traces = await compactable.traces(places)
+    assert [traces[place].carries for place in places] == [True, False, True]
+    assert await compactable.drop(places[:2]) == 2
+    assert await looked_up(compactable, *receipts) == [3]
+    await compactable.strip([("a", 3, 3)])
+    assert not (await compactable.traces(places))["a", 3].carries
 
 
 async def test_a_stub_keeps_its_place(compactable: CompactableStore) -> None:
