@@ -794,7 +794,7 @@ class Client:
                 return
 
     async def describe(self, *, timeout: float | None = None) -> Service:
-        """What the service says of itself: partitions, stores, limits, its time."""
+        """What the service says of itself: partitions, stores and what each can do, limits, its time."""
         return await self._describe(timeout)
 
     async def _describe(self, timeout: float | None, *, waits: bool = True) -> Service:
@@ -808,6 +808,7 @@ class Client:
             max_value_bytes=limits.get("value_bytes", 0),
             time=to_datetime(reply.time or 0),
             feed=dict(reply.feed or {}),
+            capabilities={store: frozenset(names) for store, names in (reply.capabilities or {}).items()},
         )
         self._service = service
         if self._dispatcher is not None:

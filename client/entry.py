@@ -69,6 +69,9 @@ class Service:
     time: datetime
     #: By store: which messages its events are in, ``levels`` or ``store``; or ``off``.
     feed: Mapping[str, str] = field(default_factory=dict)
+    #: By store: what it offers beyond the core, ``erasing``, ``indexes``, ``inspection`` and ``transactions``; a
+    #: later service may tell of more. Empty if the service is one that does not tell.
+    capabilities: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,8 @@ class Reply(BaseModel):
     limits: dict[str, int] | None = None
     #: By store: which messages its events are in.
     feed: dict[str, str] | None = None
+    #: By store: what it offers beyond the core.
+    capabilities: dict[str, list[str]] | None = None
 
 
 def error(status: Status, code: str, message: str, **details: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Where the log is kept: the EventStore interface and its implementations."""
 
-from .capabilities import lacking, unsupported
+from .capabilities import lacking, offered, unsupported
 from .config import StoreConfig, build_store
 from .indexes import Candidate, IndexQuery, IndexState, QueryTimeoutError, narrow
 from .inspection import EventPage, InspectableStore, Inspection, Malformed, Place, RecordPage
@@ -61,5 +61,6 @@ __all__ = [
     "checked_name",
     "lacking",
     "narrow",
+    "offered",
     "unsupported",
 ]

@@ -11,7 +11,8 @@ it and narrows the type. To make use of one:
   ``unsupported(…)``.
 * A setting that needs it: refuse it by :class:`StoreConfigError` when the store is built.
 
-Tests of a capability belong to the contract suite, in a module of their own that asks for it by its fixture.
+Give it a name in ``CAPABILITIES``, by which ``describe`` tells of it. Tests of a capability belong to the contract
+suite, in a module of their own that asks for it by its fixture.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,17 @@ from typing import Any, Final
 
 from ..events import Status
 from ..events.replies import error
-from .interface import EventStore, TransactionalStore
+from .inspection import InspectableStore
+from .interface import EventStore, IndexedStore, TransactionalStore
 from .retention import CompactableStore
+
+#: What stores may offer beyond the core, by the name that everybody is told.
+CAPABILITIES: Final[dict[str, type]] = {
+    "erasing": CompactableStore,
+    "indexes": IndexedStore,
+    "inspection": InspectableStore,
+    "transactions": TransactionalStore,
+}
 
 #: Operations that not every store can serve, and the capability that each of them needs.
 NEEDS: Final[dict[str, type]] = {"purge": CompactableStore, "transact": TransactionalStore}
@@ -29,6 +39,11 @@ NEEDS: Final[dict[str, type]] = {"purge": CompactableStore, "transact": Transact
 def lacking(store: EventStore, needs: Mapping[str, type] = NEEDS) -> frozenset[str]:
     """The operations that this store cannot serve."""
     return frozenset(op for op, capability in needs.items() if not isinstance(store, capability))
+
+
+def offered(store: EventStore) -> list[str]:
+    """The names of the capabilities that this store has, in their order."""
+    return sorted(name for name, capability in CAPABILITIES.items() if isinstance(store, capability))
 
 
 def unsupported(store: str, what: str) -> dict[str, Any]:

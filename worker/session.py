@@ -24,7 +24,7 @@ from ..events import (
 )
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
-from ..stores import CompactableStore, KeyScope, Suspects, lacking
+from ..stores import CompactableStore, KeyScope, Suspects, lacking, offered
 from .access import Access, conceal, conceal_results
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
@@ -102,6 +102,7 @@ class Session:
         self._publisher = publisher or Publisher()
         self._outbox = Outbox(broker, stamp=self._stamp, publisher=self._publisher)
         self._modes = {store: options.feed.of(store).mode for store in engines}
+        self._offered = {store: offered(engine.store) for store, engine in engines.items()}
         self._away = away
         self._lanes = {store: self._lane(store, engine) for store, engine in engines.items()}
         self._histories = {
@@ -433,4 +434,5 @@ class Session:
                 "message_commands": MAX_MESSAGE_COMMANDS,
             },
             "feed": self._modes,
+            "capabilities": self._offered,
         }

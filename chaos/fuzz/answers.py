@@ -22,7 +22,7 @@ _SHAPES: dict[str, set[str]] = {
     "keys": {"keys", "count", "next"},
     "watch": {"events", "next", "versions"},
     "changes": {"events", "next"},
-    "describe": {"partitions", "protocol", "stores", "limits", "feed"},
+    "describe": {"partitions", "protocol", "stores", "limits", "feed", "capabilities"},
 }
 _ERROR = {"code", "message", "field"}
 _CONFLICT = {"expected", "actual", "winner", "current"}

@@ -26,27 +26,13 @@ import pytest_asyncio
 from pydantic import ValidationError
 
 from ..events import StoreConfigError
-from ..stores import (
-    CompactableStore,
-    EventStore,
-    IndexedStore,
-    InspectableStore,
-    StoreConfig,
-    TransactionalStore,
-)
+from ..stores import EventStore, StoreConfig
+from ..stores.capabilities import CAPABILITIES
 
 #: Makes a store of a name, not opened, and empty when it is opened first.
 MakeStore: TypeAlias = Callable[[str], EventStore]
 
 _SUITE: Final = "holdfast.contract.suite"
-
-#: What stores may offer beyond the core, as the report names it.
-_CAPABILITIES: Final[dict[str, type]] = {
-    "erasing": CompactableStore,
-    "indexes": IndexedStore,
-    "inspection": InspectableStore,
-    "transactions": TransactionalStore,
-}
 
 _offered: Final = pytest.StashKey[dict[str, set[bool]]]()
 
@@ -120,7 +106,7 @@ def capability(request: pytest.FixtureRequest) -> Callable[[EventStore, str], No
     """Skips a test of what the store does not offer."""
 
     def need(store: EventStore, name: str) -> None:
-        offered = isinstance(store, _CAPABILITIES[name])
+        offered = isinstance(store, CAPABILITIES[name])
         request.config.stash[_offered].setdefault(name, set()).add(offered)
         if not offered:
             pytest.skip(f"{name}: optional, and not offered by this store")

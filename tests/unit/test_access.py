@@ -457,7 +457,7 @@ SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events
 SECRET |= {"entries", "token", "scan", "as_of"}
 #: Told operation by operation, see test_access_transactions.py.
 BY_OPERATION = {"results"}
-OF_DESCRIBE = {"partitions", "protocol", "stores", "limits", "feed"}
+OF_DESCRIBE = {"partitions", "protocol", "stores", "limits", "feed", "capabilities"}
 FREE_OF_ERRORS = {"code", "message", "field", "expected", "operation", "key"}
 SECRET_OF_ERRORS = {"actual", "winner", "current"}
 

@@ -6,8 +6,10 @@ import pytest
 
 from holdfast.client.calls import Call, to_error
 from holdfast.events import Reply, UnsupportedError
-from holdfast.stores import EventStore, MemoryStore, lacking, unsupported
-from holdfast.stores.capabilities import NEEDS
+from holdfast.stores import EventStore, MemoryStore, MongoStore, lacking, offered, unsupported
+from holdfast.stores.capabilities import CAPABILITIES, NEEDS
+from holdfast.testing import MemoryService
+from holdfast.worker import session
 
 
 @runtime_checkable
@@ -26,6 +28,30 @@ def test_an_operation_is_lacking_where_its_capability_is() -> None:
 def test_our_own_stores_lack_nothing() -> None:
     """Given the operations that there are, when a store of ours is asked, then it serves them all."""
     assert lacking(MemoryStore(), NEEDS) == set()
+
+
+class Unerasable(MemoryStore):
+    """A store that lacks a part of what makes the capability."""
+
+    strip = None  # type: ignore[assignment]
+
+
+def test_every_capability_has_its_name() -> None:
+    """Given a store, when it is asked what it offers, then it tells all of that by name, and nothing that it lacks."""
+    ours = ["erasing", "indexes", "inspection", "transactions"]
+    assert offered(MemoryStore()) == offered(MongoStore("mongodb://nowhere/")) == ours == sorted(CAPABILITIES)
+    assert offered(Unerasable()) == ours[1:]
+    # What an operation needs is what somebody can be told of.
+    assert set(NEEDS.values()) <= set(CAPABILITIES.values())
+
+
+async def test_the_service_tells_what_each_store_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given stores that offer this and that, when the service describes itself, then it tells so, store by store."""
+    monkeypatch.setattr(session, "offered", lambda store: ["transactions"] if store.name == "scratch" else [])
+    with MemoryService(stores=("default", "scratch")) as service:
+        async with service.connect() as client:
+            description = await client.describe()
+    assert description.capabilities == {"default": frozenset(), "scratch": {"transactions"}}
 
 
 async def test_the_caller_is_told_by_a_type_of_its_own() -> None:

@@ -648,6 +648,8 @@ async def test_describe_tells_the_service() -> None:
         assert (description.partitions, description.epoch, description.stores) == (7, 1, ("default",))
         assert (description.protocol, description.max_value_bytes) == ((1, 1), 2**20)
         assert description.time.timestamp() * 1000 == service.service_time()
+        # A service of before they were told.
+        assert description.capabilities == {}
 
 
 @leaping
