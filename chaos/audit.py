@@ -1,11 +1,11 @@
 """A history against the log: what clients were told is in it, and nothing is in it that no client sent.
 
 Records come one by one, in any order, so that the log may be as long as it likes: of an event only its place is kept.
-A long history can be taken in parts, by its keys.
+A long history can be taken in parts, by its keys; of transactions each part has those that name a key of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ from holdfast.events import Event, Receipt, Record, Refusal, make_etag
 
 from .commands import FOREVER, canonical, check_complete, is_expired
 from .history import HistoryError, Operation, Outcome
+from .transactions import Transactions
+from .transactions import live_calls as _live
 
 _TYPES = {"save": "saved", "delete": "deleted"}
 
@@ -42,10 +44,12 @@ class Audit:
     """Compares the history of one store with its log: ``see`` every record, then ``finish``.
 
     :param operations: all of the history that is about the keys of the records.
+    :param is_mine: whether a key is among these. Records of others are receipts of transactions.
     :raises HistoryError: if an operation does not say what its outcome must say, or one id is used on two keys.
     """
 
-    def __init__(self, operations: Iterable[Operation]) -> None:
+    def __init__(self, operations: Iterable[Operation], *, is_mine: Callable[[str], bool] = lambda _: True) -> None:
+        self._transactions = Transactions(is_mine)
         self._calls: dict[str, list[Operation]] = defaultdict(list)
         self._reads: list[Operation] = []
         for operation in operations:
@@ -53,6 +57,9 @@ class Audit:
             if operation.op == "read":
                 if operation.outcome is Outcome.OK:
                     self._reads.append(operation)
+                continue
+            if operation.op == "transact":
+                self._transactions.add(operation)
                 continue
             calls = self._calls[operation.id]
             if calls and calls[0].key != operation.key:
@@ -64,14 +71,16 @@ class Audit:
 
     def see(self, record: Record) -> Iterator[Finding]:
         """Take a record in, and say what is wrong with it by itself."""
+        if isinstance(record, Receipt) or record.position > 0 or record.id in self._transactions:
+            for message in self._transactions.see(record):
+                yield Finding(message, record.key, record.id)
+            if isinstance(record, Event):
+                self._places[record.key].append(_Place(record.version, record.id, record.exists))
+            return
         if record.id in self._events or record.id in self._refusals:
             yield Finding("its command id stands in the log more than once", record.key, record.id)
         calls = self._calls.get(record.id)
         messages: Iterator[str]
-        if isinstance(record, Receipt) or record.position > 0:
-            # Histories are of calls on single keys; serializability.py is for others.
-            yield Finding("is of a transaction, and no client sent one", record.key, record.id)
-            return
         if isinstance(record, Event):
             self._events.add(record.id)
             self._places[record.key].append(_Place(record.version, record.id, record.exists))
@@ -87,6 +96,8 @@ class Audit:
         for id_, calls in self._calls.items():
             for message in self._missing(id_, calls):
                 yield Finding(message, calls[0].key, id_)
+        for id_, (key, message) in self._transactions.finish():
+            yield Finding(message, key, id_)
         made: dict[tuple[str, int], _Place] = {}
         for key, places in self._places.items():
             places.sort()
@@ -101,6 +112,7 @@ class Audit:
         A stricter history to be checked for linearizability, and a quicker one. Call it after the last record.
         """
         yield from self._reads
+        yield from self._transactions.settled()
         versions = {place.id: place for places in self._places.values() for place in places}
         for id_, calls in self._calls.items():
             place = versions.get(id_)
@@ -113,6 +125,10 @@ class Audit:
                     yield _happened(min(_live(calls) or calls, key=lambda call: call.invoked), place)
                 # What they were told may contradict it.
                 yield from (call for call in calls if call.outcome is Outcome.REFUSED)
+
+    def _asked(self, id_: str, key: str) -> Sequence[Operation]:
+        """The calls under an id as what they ask of a key."""
+        return self._calls[id_] if id_ in self._calls else self._transactions.asked(id_, key)
 
     def _missing(self, id_: str, calls: Sequence[Operation]) -> Iterator[str]:
         if id_ not in self._events and any(map(_changed, calls)):
@@ -129,7 +145,7 @@ class Audit:
             expected = 1 if before is None else before.version + 1
             if place.version != expected:
                 yield Finding(f"version {place.version} comes where version {expected} should", key, place.id)
-            calls = _live(self._calls.get(place.id, ()))
+            calls = _live(self._asked(place.id, key))
             if calls and not any(_holds(call, before) for call in calls):
                 yield Finding(f"version {place.version} was made although its condition did not hold", key, place.id)
             if calls:
@@ -148,7 +164,7 @@ class Audit:
         if place is None or not place.exists or make_etag(place.version, place.id) != read.answer_etag:
             yield Finding(f"a read was told of a state that is not in the log: {read}", read.key)
             return
-        values = {canonical(call.value) for call in self._calls.get(place.id, ())}
+        values = {canonical(call.value) for call in self._asked(place.id, read.key)}
         if values and canonical(read.answer_value) not in values:
             yield Finding(f"a read was told another value than was written: {read}", read.key, place.id)
 
@@ -204,11 +220,6 @@ def _same_conflict(call: Operation, answer: dict[str, Any]) -> bool:
     actual = (answer.get("error") or {}).get("actual")
     told = (answer["status"], answer.get("exists"), answer.get("version"), actual)
     return told == ("conflict", call.exists, call.version, call.answer_etag)
-
-
-def _live(calls: Iterable[Operation]) -> list[Operation]:
-    """Those that were not refused, and so can have had an effect."""
-    return [call for call in calls if call.outcome is not Outcome.REFUSED]
 
 
 def _changed(call: Operation) -> bool:

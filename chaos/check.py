@@ -17,8 +17,11 @@ from holdfast.stores import MongoStore
 from holdfast.verify import verify
 
 from .audit import Audit
-from .history import load, part_of
+from .explanation import explain_circle
+from .history import Operation, load, part_of, stream
 from .linearizability import Result, check
+from .serializability import check as check_order
+from .serializability import happened_in
 from .timeline import acknowledged
 
 #: Seconds for all the checks.
@@ -42,6 +45,8 @@ class Checked:
     keys: int = 0
     steps: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    #: Of those calls that are transactions.
+    transactions: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
     #: How many findings there are, those that were not kept included.
     wrong: int = 0
@@ -63,12 +68,13 @@ class Checked:
         self.keys += other.keys
         self.steps += other.steps
         self.outcomes += other.outcomes
+        self.transactions += other.transactions
         self.findings += other.findings
         self.wrong += other.wrong
 
 
 async def check_histories(paths: Sequence[Path], log: Path, partitions: int) -> Checked:
-    """Whether histories and log agree, and whether every key's history is linearizable.
+    """Whether histories and log agree, every key's history is linearizable, and all of it has one order.
 
     :raises HistoryError: if a history cannot be used.
     :raises TimeoutError: if it takes too long.
@@ -79,18 +85,27 @@ async def check_histories(paths: Sequence[Path], log: Path, partitions: int) -> 
     checked = Checked(acknowledged=[[] for _ in range(partitions)])
     with ProcessPoolExecutor(processors, mp_context=multiprocessing.get_context("spawn")) as pool:
         async with asyncio.timeout(CHECK_TIMEOUT):
-            for part in asyncio.as_completed(
-                [loop.run_in_executor(pool, _check_part, paths, log, part, parts, partitions) for part in range(parts)]
-            ):
+            # The longest one first.
+            work = [loop.run_in_executor(pool, _check_order, paths, log, partitions)]
+            work += [
+                loop.run_in_executor(pool, _check_part, paths, log, part, parts, partitions) for part in range(parts)
+            ]
+            for part in asyncio.as_completed(work):
                 checked.add(await part)
     return checked
 
 
 def _check_part(paths: Sequence[Path], log: Path, part: int, parts: int, partitions: int) -> Checked:
+    def is_mine(key: str) -> bool:
+        return part_of(DEFAULT_STORE, key, parts) == part
+
     operations = load(paths, part=part, parts=parts)
-    checked = Checked(operations=len(operations), acknowledged=acknowledged(operations, partitions))
-    checked.outcomes.update(operation.outcome.value for operation in operations)
-    audit = Audit(operations)
+    # A transaction is in the parts of all its keys, and counts in that of its first one.
+    mine = [operation for operation in operations if is_mine(operation.key)]
+    checked = Checked(operations=len(mine), acknowledged=acknowledged(mine, partitions))
+    checked.outcomes.update(operation.outcome.value for operation in mine)
+    checked.transactions.update(operation.outcome.value for operation in mine if operation.op == "transact")
+    audit = Audit(operations, is_mine=is_mine)
     for record in read_log(log, part=part, parts=parts):
         checked.find("the log", map(str, audit.see(record)))
     checked.find("the log", map(str, audit.finish()))
@@ -100,6 +115,20 @@ def _check_part(paths: Sequence[Path], log: Path, part: int, parts: int, partiti
         checked.steps += verdict.steps
         if verdict.result is not Result.LINEARIZABLE:
             checked.find(verdict.result.value, [verdict.explanation])
+    return checked
+
+
+def _check_order(paths: Sequence[Path], log: Path, partitions: int) -> Checked:
+    """Whether all of it, over all keys, has one order."""
+    checked = Checked(acknowledged=[[] for _ in range(partitions)])
+
+    def operations() -> Iterator[Operation]:
+        for path in paths:
+            yield from stream(path)
+
+    events = (record for record in read_log(log) if isinstance(record, Event))
+    found = check_order(happened_in(operations()), events, explain=lambda ids: explain_circle(ids, operations()))
+    checked.find("over all keys", found)
     return checked
 
 
@@ -133,11 +162,11 @@ async def verify_log(mongo_url: str) -> list[str]:
 
 
 def read_log(path: Path, *, part: int = 0, parts: int = 1) -> Iterator[Record]:
-    """What ``dump_log`` wrote; of every ``parts``-th key, as ``load`` takes them."""
+    """What ``dump_log`` wrote; of every ``parts``-th key, as ``load`` takes them, and all receipts of transactions."""
     with path.open("rb") as file:
         for line in file:
             data = orjson.loads(line)
-            if parts == 1 or part_of(DEFAULT_STORE, data["key"], parts) == part:
+            if parts == 1 or data["type"] == "transacted" or part_of(DEFAULT_STORE, data["key"], parts) == part:
                 data["digest"] = bytes.fromhex(data["digest"])
                 yield _KINDS.get(data["type"], Event)(**data)
 

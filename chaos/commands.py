@@ -36,12 +36,14 @@ class Command:
     """What may or must have a place in the order of a key."""
 
     id: str
-    #: ``save``, ``delete`` or ``read``.
+    #: ``save``, ``delete``, ``read`` or ``check``.
     op: str
     #: Of a save: canonical JSON.
     value: bytes
     etag: str | None
     concurrency: str
+    #: Of a check without an etag: whether it demands that the key is there.
+    demands: bool | None
     #: An eventual read may tell of any earlier state.
     eventual: bool
     #: It happened between these two, if it happened.
@@ -63,7 +65,9 @@ class Command:
         """Whether it makes a new version, by what it was told."""
         told = self.told
         return told is None or (
-            self.op != "read" and told.outcome is Outcome.OK and not (self.op == "delete" and told.changed is False)
+            self.op in ("save", "delete")
+            and told.outcome is Outcome.OK
+            and not (self.op == "delete" and told.changed is False)
         )
 
 
@@ -134,6 +138,7 @@ def _command(calls: list[Operation], told: Operation | None) -> Command:
         value=canonical(call.value) if call.op == "save" else b"",
         etag=call.etag,
         concurrency=call.concurrency,
+        demands=call.demands,
         eventual=call.op == "read" and call.consistency == "eventual",
         begin=min(one.invoked for one in calls),
         # What is unknown may happen long after its caller has given up.
@@ -185,16 +190,27 @@ def check_complete(operation: Operation) -> None:
         raise HistoryError(f"an {operation.outcome} {operation.op} of {operation.key!r} says no {missing}: {operation}")
 
 
+#: What an ``ok`` has to tell.
+_WANTED: Final[dict[str, tuple[str, ...]]] = {
+    "save": ("version", "answer_etag"),
+    "delete": ("changed",),
+    "read": ("exists",),
+    "check": ("exists", "version"),
+}
+
+
 def _missing(operation: Operation) -> str | None:
-    if operation.op not in ("save", "delete", "read"):
+    if operation.op not in ("save", "delete", "read", "check", "transact"):
         return "operation that the model knows"
     if operation.returned is None and operation.outcome not in (Outcome.UNKNOWN, Outcome.OK):
         return "time of its return"
     if operation.returned is not None and operation.returned < operation.invoked:
         return "return after its beginning"
+    if operation.op == "transact":
+        return _missing_of_transaction(operation)
     if operation.outcome is Outcome.OK:
-        wanted = {"save": ("version", "answer_etag"), "delete": ("changed",), "read": ("exists",)}[operation.op]
-        if operation.op == "read" and operation.exists:
+        wanted = _WANTED[operation.op]
+        if operation.op in ("read", "check") and operation.exists:
             wanted = ("version", "answer_etag")
     elif operation.outcome is Outcome.CONFLICT:
         wanted = ("exists", "version", "answer_etag") if operation.exists else ("exists", "version")
@@ -203,8 +219,28 @@ def _missing(operation: Operation) -> str | None:
     return next((name for name in wanted if getattr(operation, name) is None), None)
 
 
+def _missing_of_transaction(call: Operation) -> str | None:
+    if not call.steps:
+        return "steps"
+    if call.outcome is Outcome.OK:
+        if [step.key for step in call.steps] != [result.key for result in call.results]:
+            return "result of each step"
+        for step, result in zip(call.steps, call.results, strict=True):
+            wanted = ("exists", "version", *(("etag",) if result.exists else ()))
+            wanted += () if step.op == "check" else ("changed",)
+            missing = next((name for name in wanted if getattr(result, name) is None), None)
+            if missing is not None:
+                return f"{missing} of {step.key!r}"
+    elif call.outcome is Outcome.CONFLICT:
+        if call.at_step is None or call.at_step >= len(call.steps):
+            return "step that met it"
+        wanted = ("exists", "version", *(("answer_etag",) if call.exists else ()))
+        return next((name for name in wanted if getattr(call, name) is None), None)
+    return None
+
+
 def _content(call: Operation) -> tuple[Any, ...]:
-    return call.op, canonical(call.value), call.etag, call.concurrency
+    return call.op, canonical(call.value), call.etag, call.concurrency, call.demands
 
 
 def _is(call: Operation, error: str) -> bool:

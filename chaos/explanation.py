@@ -7,7 +7,7 @@ from typing import Final
 from holdfast.events import make_etag
 
 from .commands import Command, ContradictionError, disagreement, text_of
-from .history import Operation
+from .history import Operation, Step
 from .model import State, apply
 
 #: Lines of each kind at most.
@@ -61,6 +61,16 @@ def explain_undecided(store: str, key: str, operations: Sequence[Operation], bud
     )
 
 
+def explain_circle(ids: Sequence[str], operations: Iterable[Operation]) -> list[str]:
+    """The calls under these ids, in their order."""
+    calls: dict[str, list[Operation]] = {id_: [] for id_ in ids}
+    for operation in operations:
+        if operation.id in calls:
+            calls[operation.id].append(operation)
+    start = min((call.invoked for mine in calls.values() for call in mine), default=0)
+    return [_call(call, start) for mine in calls.values() for call in mine]
+
+
 def _section(title: str, lines: Iterable[str]) -> list[str]:
     lines = list(lines)
     if not lines:
@@ -103,19 +113,30 @@ def _command(command: Command, start: int) -> str:
 
 def _call(call: Operation, start: int) -> str:
     ends = "never returned" if call.returned is None else _time(call.returned - start)
-    asked = [f"{call.client}: {call.op} {call.id}"]
+    asked = [f"{call.client}: {call.op} {call.id}", *map(_step, call.steps)]
     if call.op == "save":
         asked.append(f"value {call.value!r}")
     if call.etag is not None:
         asked.append(f"etag {call.etag!r}")
     elif call.concurrency == "first-write":
         asked.append("first-write")
+    elif call.demands is not None:
+        asked.append(f"exists {call.demands}")
     if call.consistency != "strong":
         asked.append(call.consistency)
     told = [str(call.outcome)] + ([call.error] if call.error else [])
     answer = {name: getattr(call, name) for name in ("exists", "version", "answer_etag", "answer_value", "changed")}
     told += [f"{name.removeprefix('answer_')} {item!r}" for name, item in answer.items() if item is not None]
+    told += [f"step {call.at_step}"] if call.at_step is not None else []
+    told += [f"{one.key!r} version {one.version}{' changed' if one.changed else ''}" for one in call.results]
     return f"[{_time(call.invoked - start)} to {ends}] {' '.join(asked)} → {', '.join(told)}"
+
+
+def _step(step: Step) -> str:
+    condition = {"etag": step.etag, "exists": step.demands}
+    wanted = [f"{name} {item!r}" for name, item in condition.items() if item is not None]
+    wanted += ["first-write"] if step.concurrency == "first-write" else []
+    return f"({' '.join([step.op, repr(step.key), *wanted])})"
 
 
 def _time(nanoseconds: int) -> str:

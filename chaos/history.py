@@ -9,9 +9,10 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,8 +43,34 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a transaction, as it was asked for."""
+
+    #: ``save``, ``delete`` or ``check``.
+    op: str
+    key: str
+    value: Any = None
+    etag: str | None = None
+    concurrency: str = "last-write"
+    #: Of a check without an etag: whether it demands that the key is there.
+    demands: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What was told of one step of a transaction that was committed: the state of its key then."""
+
+    key: str
+    exists: bool | None = None
+    version: int | None = None
+    etag: str | None = None
+    #: Whether the step made the version; None of a check.
+    changed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One call of one client on one key.
+    """One call of one client: on one key, or a transaction.
 
     Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share.
     """
@@ -52,8 +79,9 @@ class Operation:
     #: The command id.
     id: str
     store: str = "default"
+    #: Of a transaction that of its first step: its owner applies it.
     key: str
-    #: ``save``, ``delete`` or ``read``.
+    #: ``save``, ``delete``, ``read`` or ``transact``; and ``check`` where a transaction is told key by key.
     op: str
     #: Of a save: small and unlike any other value of the run.
     value: Any = None
@@ -73,6 +101,19 @@ class Operation:
     changed: bool | None = None
     #: Of what is not ``ok``: the error's class and code.
     error: str | None = None
+    #: Of a check without an etag: whether it demands that the key is there.
+    demands: bool | None = None
+    #: Of a transaction, in order, each about a key of its own.
+    steps: tuple[Step, ...] = ()
+    #: Of a transaction that was told ``ok``: of each step …
+    results: tuple[Told, ...] = ()
+    #: … and of one that met a conflict, the number of the step that met it. What else it was told is of that one.
+    at_step: int | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All that it is about."""
+        return tuple(step.key for step in self.steps) or (self.key,)
 
 
 class HistoryError(Exception):
@@ -134,6 +175,7 @@ class Recorder:
         etag: str | None = None,
         concurrency: str = "last-write",
         consistency: str = "strong",
+        steps: Sequence[Step] = (),
     ) -> int:
         """Note a call that is about to be made. Give the number that it returns under.
 
@@ -151,6 +193,7 @@ class Recorder:
             "etag": etag,
             "concurrency": concurrency,
             "consistency": consistency,
+            "steps": steps or None,
             # As late as it can be, and still before the call.
             "invoked": time.monotonic_ns(),
         }
@@ -166,13 +209,16 @@ class Recorder:
         etag: str | None = None,
         value: Any = None,
         changed: bool | None = None,
+        results: Sequence[Told] = (),
     ) -> None:
         """Note that a call returned, and what it was told; None for what it was not told.
 
-        Of a save: version and etag. Of a read: exists, and if so version, etag and value. Of a delete: changed.
+        Of a save: version and etag. Of a read: exists, and if so version, etag and value. Of a delete: changed. Of a
+        transaction: results.
         """
         told = {"exists": exists, "version": version, "answer_etag": etag, "answer_value": value, "changed": changed}
-        self._write({"return": call, "returned": time.monotonic_ns(), "outcome": Outcome.OK, **told})
+        line = {"return": call, "returned": time.monotonic_ns(), "outcome": Outcome.OK, **told}
+        self._write(line | {"results": results or None})
 
     def failed(self, call: int, error: BaseException) -> None:
         """Note that a call raised, whatever it raised; of a conflict also the state that it met."""
@@ -180,7 +226,7 @@ class Recorder:
         line |= {"outcome": outcome_of(error), "error": name_of(error)}
         if isinstance(error, ConflictError):
             line |= {"exists": error.actual is not None, "version": error.version}
-            line |= {"answer_etag": error.actual, "answer_value": error.current}
+            line |= {"answer_etag": error.actual, "answer_value": error.current, "at_step": error.operation}
         self._write(line)
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -195,17 +241,19 @@ _LINE = orjson.OPT_APPEND_NEWLINE
 def load(paths: Iterable[Path], *, part: int = 0, parts: int = 1) -> list[Operation]:
     """The calls of recorded files, in the order of their beginnings within each file.
 
-    :param parts: to have a long history in pieces: only the operations of every ``parts``-th key, by a hash of it.
+    :param parts: to have a long history in pieces: only the operations of every ``parts``-th key, by a hash of it. A
+        transaction is in the part of each of its keys.
     :raises HistoryError: if a file is not what a Recorder wrote.
     """
-    return [operation for path in paths for operation in _load_file(path, part, parts)]
+    begin = attrgetter("invoked")
+    return [operation for path in paths for operation in sorted(stream(path, part=part, parts=parts), key=begin)]
 
 
-def _load_file(path: Path, part: int, parts: int) -> list[Operation]:
+def stream(path: Path, *, part: int = 0, parts: int = 1) -> Iterator[Operation]:
+    """The calls of one file, as ``load`` gives them, but in the order in which they returned, and one at a time."""
     #: Those that have not returned; None for one that belongs to another part.
     calls: dict[int, dict[str, Any] | None] = {}
     begun_last = 0
-    found: list[Operation] = []
     for number, line in enumerate(_lines(path), start=1):
         try:
             data = orjson.loads(line)
@@ -214,18 +262,21 @@ def _load_file(path: Path, part: int, parts: int) -> list[Operation]:
                 if call != begun_last + 1:
                     raise HistoryError(f"{path}:{number}: call {call} comes after call {begun_last}")
                 begun_last = call
-                mine = parts == 1 or part_of(data["store"], data["key"], parts) == part
+                mine = parts == 1 or any(part_of(data["store"], key, parts) == part for key in _keys(data))
                 calls[call] = data if mine else None
-            else:
-                begun = calls.pop(data.pop("return"))
-                if begun is not None:
-                    found.append(_operation(begun, data))
+                continue
+            begun = calls.pop(data.pop("return"))
+            operation = None if begun is None else _operation(begun, data)
         except (KeyError, TypeError, ValueError) as error:
             raise HistoryError(f"{path}:{number}: not a line of a history: {error!r}") from None
+        if operation is not None:
+            yield operation
     unfinished = {"returned": None, "outcome": Outcome.UNKNOWN}
-    found += [_operation(begun, unfinished) for begun in calls.values() if begun is not None]
-    found.sort(key=lambda operation: operation.invoked)
-    return found
+    yield from (_operation(begun, unfinished) for begun in calls.values() if begun is not None)
+
+
+def _keys(line: dict[str, Any]) -> list[str]:
+    return [step["key"] for step in line.get("steps", ())] or [line["key"]]
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -244,7 +295,12 @@ def _operation(begun: dict[str, Any], returned: dict[str, Any]) -> Operation:
     # The same few words and keys come a million times.
     for name in ("client", "store", "key", "op", "concurrency", "consistency"):
         begun[name] = sys.intern(begun[name])
-    return Operation(**{**begun, **returned, "outcome": Outcome(returned["outcome"])})
+    made = {**begun, **returned, "outcome": Outcome(returned["outcome"])}
+    if "steps" in made:
+        made["steps"] = tuple(Step(**step) for step in made["steps"])
+    if "results" in made:
+        made["results"] = tuple(Told(**told) for told in made["results"])
+    return Operation(**made)
 
 
 def part_of(store: str, key: str, parts: int) -> int:

@@ -108,4 +108,4 @@ def _cancelled(fault: BaseException) -> bool:
 
 def _error(command: dict[str, Any], reply: Reply) -> HoldfastError:
     nobody: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-    return to_error(reply, Call(command["id"], "default", command["key"], b"", command["op"] != "read", nobody))
+    return to_error(reply, Call(command["id"], "default", command.get("key", ""), b"", command["op"] != "read", nobody))

@@ -49,6 +49,8 @@ class Asked(Protocol):
     def etag(self) -> str | None: ...
     @property
     def concurrency(self) -> str: ...
+    @property
+    def demands(self) -> bool | None: ...
 
 
 def apply(state: State, asked: Asked) -> tuple[Answer, State]:
@@ -60,17 +62,21 @@ def apply(state: State, asked: Asked) -> tuple[Answer, State]:
     exists = etag is not None
     if asked.op == "read":
         return Answer(Outcome.OK, exists, version, etag, value, None), state
-    if asked.op not in ("save", "delete"):
+    if asked.op not in ("save", "delete", "check"):
         raise ValueError(f"the model knows no {asked.op!r}")
     if asked.etag is not None:
         # A key that is absent has no etag, so that nothing matches it.
         holds = exists and asked.etag == etag
+    elif asked.op == "check":
+        holds = asked.demands is exists
     elif asked.op == "save":
         holds = asked.concurrency == "last-write" or not exists
     else:
         holds = True
     if not holds:
         return Answer(Outcome.CONFLICT, exists, version, etag, value, None), state
+    if asked.op == "check":
+        return Answer(Outcome.OK, exists, version, etag, value, None), state
     if asked.op == "delete" and not exists:
         return Answer(Outcome.OK, False, version, None, None, False), state
     after = State(version + 1, None, None)

@@ -5,16 +5,15 @@ contention, and a history that can be checked. Cold keys are many, and meet few 
 lasts, a caller stays on that key's partition: where one stands still, only its own callers wait.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import TypeVar
 
 from holdfast.events import partition_of
 from holdfast.events.topology import DEFAULT_STORE
 
-T = TypeVar("T")
+from .chance import choose
+from .transaction_plan import WARM_KEYS, Place, PlannedStep, plan_steps
 
 #: Callers that share a hot key.
 GROUP = 12
@@ -44,6 +43,8 @@ class Kind(StrEnum):
     READ = "read"
     #: An eventual read.
     GLANCE = "glance"
+    #: Several keys in one step.
+    TRANSACT = "transact"
 
 
 class Route(StrEnum):
@@ -69,6 +70,7 @@ _KINDS = {
     Kind.OVERTAKE: 5,
     Kind.REMOVE: 5,
     Kind.DELETE: 5,
+    Kind.TRANSACT: 4,
 }
 #: Out of a thousand. What goes by our client is cheap, because messages are shared.
 _ROUTES = {Route.CLIENT: 970, Route.TWO_CLIENTS: 18, Route.COPIED: 4, Route.INGRESS: 4, Route.ASTRAY: 4}
@@ -76,6 +78,9 @@ _ROUTES = {Route.CLIENT: 970, Route.TWO_CLIENTS: 18, Route.COPIED: 4, Route.INGR
 _TIMEOUTS = {2.0: 5, 5.0: 35, 12.0: 60}
 #: How often a command is sent again under its id when nobody knows what became of it.
 _REPEATS = {0: 40, 1: 40, 3: 20}
+#: How often a caller reads the keys of its transaction one by one: before it, and after it.
+_LOOKS_BEFORE = {True: 80, False: 20}
+_LOOKS_AFTER = {True: 30, False: 70}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,11 @@ class Intent:
     key: str
     timeout: float
     repeats: int
+    #: Of a transaction; its first key is ``key``.
+    steps: tuple[PlannedStep, ...] = ()
+    #: Whether its caller reads its keys one by one, before it and after it.
+    looks_before: bool = False
+    looks_after: bool = False
 
 
 class Plan:
@@ -105,6 +115,7 @@ class Plan:
     ) -> None:
         self._random = Random(f"{seed}/{client}/{caller}")
         self._group = caller % groups
+        self._groups = groups
         self._partitions = partitions
         self._number = 0
         self._hot = generation * OPERATIONS_PER_HOT_KEY
@@ -124,17 +135,35 @@ class Plan:
             self._hot += 1
         else:
             key = self._cold_key(partition_of(DEFAULT_STORE, hot, self._partitions))
-        kind = _choose(random, _KINDS)
-        route = _choose(random, _ROUTES)
-        return Intent(self._number, kind, route, key, _choose(random, _TIMEOUTS), _choose(random, _REPEATS))
+        kind = choose(random, _KINDS)
+        route = choose(random, _ROUTES)
+        timeout, repeats = choose(random, _TIMEOUTS), choose(random, _REPEATS)
+        if kind is not Kind.TRANSACT:
+            return Intent(self._number, kind, route, key, timeout, repeats)
+        steps = plan_steps(random, key, is_hot=key == hot, key_from=self._key_from)
+        before, after = choose(random, _LOOKS_BEFORE), choose(random, _LOOKS_AFTER)
+        return Intent(self._number, kind, route, key, timeout, repeats, steps, before, after)
 
-    def _cold_key(self, partition: int) -> str:
+    def _key_from(self, place: Place) -> str:
+        """A key of a transaction that is not its first one. It may be on any partition."""
+        random = self._random
+        match place:
+            case Place.HOT:
+                return f"hot-{self._group}-{self.generation}"
+            case Place.OTHER_HOT:
+                # About where that group is too.
+                return f"hot-{random.randrange(self._groups)}-{self.generation}"
+            case Place.WARM:
+                return f"warm-{self.generation}-{random.randrange(WARM_KEYS)}"
+            case Place.COLD:
+                return self._cold_key(None)
+
+    def _cold_key(self, partition: int | None) -> str:
+        """A cold key of a partition, or of any."""
         generation = self._hot // OPERATIONS_PER_COLD_GENERATION
         number = self._random.randrange(COLD_KEYS)
-        while partition_of(DEFAULT_STORE, key := f"cold-{generation}-{number}", self._partitions) != partition:
+        while True:
+            key = f"cold-{generation}-{number}"
+            if partition in (None, partition_of(DEFAULT_STORE, key, self._partitions)):
+                return key
             number = (number + 1) % COLD_KEYS
-        return key
-
-
-def _choose(random: Random, weights: Mapping[T, int]) -> T:
-    return random.choices(list(weights), weights=list(weights.values()))[0]

@@ -26,12 +26,16 @@ class Report:
     seconds: float = 0.0
     operations: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    #: Of those that are transactions.
+    transactions: Counter[str] = field(default_factory=Counter)
     keys: int = 0
     #: Places that the checker tried.
     steps: int = 0
     #: Of the log.
     events: int = 0
     refusals: int = 0
+    #: Transactions that were committed.
+    receipts: int = 0
     #: Dead letters that were expected.
     letters: int = 0
     injections: list[Injection] = field(default_factory=list)
@@ -71,7 +75,12 @@ class Report:
             yield ""
         outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in self.outcomes.most_common())
         yield f"- {self.operations:,} operations on {self.keys:,} keys in {self.seconds:,.0f} s of load: {outcomes}"
-        yield f"- the log: {self.events:,} events, {self.refusals:,} recorded refusals"
+        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in self.transactions.most_common())
+        yield f"- {self.transactions.total():,} of them are transactions: {outcomes or 'none'}"
+        yield (
+            f"- the log: {self.events:,} events, {self.refusals:,} recorded refusals, "
+            f"{self.receipts:,} receipts of transactions"
+        )
         alone = [injection for injection in self.injections if injection.alone]
         yield f"- {len(alone)} faults alone, {len(self.injections) - len(alone)} mixed"
         yield f"- {self.letters:,} dead letters that were expected"

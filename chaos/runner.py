@@ -221,6 +221,7 @@ class Runner:
         with self._finding("the log cannot be read"):
             types = await dump_log(stage.cluster.mongo_url, self._directory / LOG_FILE)
             self._report.refusals = types.pop("refused", 0)
+            self._report.receipts = types.pop("transacted", 0)
             self._report.events = types.total()
         run = {"seed": self._options.seed, "partitions": self._options.size.partitions}
         (self._directory / RUN_FILE).write_text(json.dumps(run))
@@ -238,6 +239,7 @@ class Runner:
     def _evaluate(self, checked: Checked) -> None:
         report = self._report
         report.operations, report.outcomes = checked.operations, checked.outcomes
+        report.transactions = checked.transactions
         report.keys, report.steps = checked.keys, checked.steps
         report.seconds = (self._ended - self._began) / 1e9
         for finding in checked.findings:

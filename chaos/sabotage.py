@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any
 
 from holdfast.events import Event, Record
-from holdfast.stores import Appended, Fence, MongoStore, Outcome
+from holdfast.stores import Appended, Fence, MongoStore, Outcome, Transacted
 from holdfast.worker import Batch, Request, decide, engine
 
 #: Names the promise that a worker is to break; empty or missing: none.
@@ -79,7 +79,38 @@ def forget() -> None:
     setattr(engine, "answer_again", forgetful)  # noqa: B010 - it was imported there, and is not theirs to export
 
 
-PROMISES: dict[str, Callable[[], None]] = {"lose": lose, "repeat": repeat, "stale": be_stale, "forget": forget}
+def halve() -> None:
+    """Commit a transaction without the last of what it makes, and acknowledge it."""
+    transact, number = MongoStore.transact, count(1)
+
+    async def halving(self: MongoStore, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+        if next(number) % _EVERY == 0 and isinstance(records[-1], Event):
+            return await transact(self, records[:-1], guards)
+        return await transact(self, records, guards)
+
+    MongoStore.transact = halving  # type: ignore[method-assign]
+
+
+def unguard() -> None:
+    """Commit transactions without a look at whether what they only checked is still so."""
+    transact = MongoStore.transact
+
+    async def unguarded(self: MongoStore, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+        # As if nothing had been checked.
+        guards = ()
+        return await transact(self, records, guards)
+
+    MongoStore.transact = unguarded  # type: ignore[method-assign]
+
+
+PROMISES: dict[str, Callable[[], None]] = {
+    "lose": lose,
+    "repeat": repeat,
+    "stale": be_stale,
+    "forget": forget,
+    "halve": halve,
+    "unguard": unguard,
+}
 
 
 def sabotage(promise: str | None) -> None:

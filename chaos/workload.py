@@ -4,15 +4,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast import Client, ConflictError, Entry, OutcomeUnknown, Unavailable
 from holdfast.events import partition_of
 
-from .history import Outcome, Recorder, outcome_of
+from .history import Outcome, Recorder, Step, Told, outcome_of
 from .line import RawLine
 from .plan import Intent, Kind, Plan, Route
+from .transaction_calls import Looks, by_client, to_wire, told_of
 
 #: How many etags of its present hot key a caller keeps in mind.
 _MEMORY = 4
@@ -48,13 +49,17 @@ class _Command:
     id: str
     key: str
     op: str
-    value: str | None
-    etag: str | None
-    first_write: bool
-    consistency: str
+    value: str | None = None
+    etag: str | None = None
+    first_write: bool = False
+    consistency: str = "strong"
+    #: Of a transaction.
+    steps: tuple[Step, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """For those who publish without our client."""
+        if self.steps:
+            return {"op": self.op, "id": self.id, "operations": [to_wire(step) for step in self.steps]}
         wire: dict[str, Any] = {"op": self.op, "id": self.id, "key": self.key}
         if self.op == "save":
             wire["value"] = self.value
@@ -68,7 +73,7 @@ class _Command:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Answer:
     """An answer that is ok, as far as it says something."""
 
     exists: bool | None = None
@@ -76,6 +81,7 @@ class _Told:
     etag: str | None = None
     value: Any = None
     changed: bool | None = None
+    results: tuple[Told, ...] = ()
 
 
 class Caller:
@@ -104,6 +110,7 @@ class Caller:
         self._partitions = partitions
         self._seen: list[str] = []
         self._seen_key = ""
+        self._looks = Looks()
 
     @property
     def generation(self) -> int:
@@ -117,7 +124,19 @@ class Caller:
 
     async def call(self, intent: Intent) -> None:
         """Do one thing, and again under the same id as long as nobody knows what became of it."""
-        command = self._command(intent)
+        if intent.looks_before:
+            await self._look(intent, "before")
+        await self._call(self._command(intent), intent)
+        if intent.looks_after:
+            await self._look(intent, "after")
+
+    async def _look(self, intent: Intent, when: str) -> None:
+        """Read the keys of a transaction one by one."""
+        for number, step in enumerate(intent.steps):
+            command = _Command(f"{self._name}.{intent.number}.{when}.{number}", step.key, "read")
+            await self._attempt(command, replace(intent, kind=Kind.READ, route=Route.CLIENT), self._clients[0])
+
+    async def _call(self, command: _Command, intent: Intent) -> None:
         # A read has no id to ask for again: each is one of its own.
         senders, repeats = self._clients[:1], 0
         if command.op != "read":
@@ -133,6 +152,9 @@ class Caller:
 
     def _command(self, intent: Intent) -> _Command:
         kind = intent.kind
+        if kind is Kind.TRANSACT:
+            command_id = f"{self._name}.{intent.number}"
+            return _Command(command_id, intent.key, "transact", steps=self._looks.steps_of(command_id, intent.steps))
         seen = self._seen if intent.key == self._seen_key else []
         etag = None
         if seen and kind in (Kind.REPLACE, Kind.REMOVE):
@@ -164,6 +186,7 @@ class Caller:
             etag=command.etag,
             concurrency="first-write" if command.first_write else "last-write",
             consistency=command.consistency,
+            steps=command.steps,
         )
         try:
             told = await self._send(command, intent, client)
@@ -172,7 +195,7 @@ class Caller:
             outcome = outcome_of(error)
             if not isinstance(error, _EXPECTED):
                 self._tally.finding(f"{command} failed with {type(error).__name__}: {error}")
-            if isinstance(error, ConflictError):
+            if isinstance(error, ConflictError) and not intent.steps:
                 self._see(command.key, error.actual)
         else:
             self._recorder.ok(
@@ -182,9 +205,13 @@ class Caller:
                 etag=told.etag,
                 value=told.value,
                 changed=told.changed,
+                results=told.results,
             )
             outcome = Outcome.OK
-            self._see(command.key, told.etag)
+            if not intent.steps:
+                self._see(command.key, told.etag)
+            elif command.op == "read":
+                self._looks.see(command.key, told.etag)
             if command.op != "read":
                 self._tally.acknowledged[self._partition(command.key)] = time.monotonic_ns()
         self._tally.outcomes[outcome] += 1
@@ -197,7 +224,7 @@ class Caller:
         if etag is not None and (not self._seen or self._seen[-1] != etag):
             self._seen = [*self._seen[1 - _MEMORY :], etag]
 
-    async def _send(self, command: _Command, intent: Intent, client: Client) -> _Told:
+    async def _send(self, command: _Command, intent: Intent, client: Client) -> _Answer:
         timeout = intent.timeout
         match intent.route:
             case Route.CLIENT | Route.TWO_CLIENTS:
@@ -209,13 +236,14 @@ class Caller:
             case Route.ASTRAY:
                 routing_key = str((self._partition(command.key) + 1) % self._partitions)
         reply = await self._line.ask(command.to_wire(), routing_key, timeout=timeout)
-        return _Told(reply.exists, reply.version, reply.etag, reply.value, reply.changed)
+        results = told_of(reply.results or ())
+        return _Answer(reply.exists, reply.version, reply.etag, reply.value, reply.changed, results)
 
     def _partition(self, key: str) -> int:
         return partition_of("default", key, self._partitions)
 
 
-async def _by_client(client: Client, command: _Command, timeout: float) -> _Told:
+async def _by_client(client: Client, command: _Command, timeout: float) -> _Answer:
     match command.op:
         case "save":
             entry: Entry | None = await client.save(
@@ -232,9 +260,11 @@ async def _by_client(client: Client, command: _Command, timeout: float) -> _Told
                 consistency="eventual" if command.consistency == "eventual" else "strong",
                 timeout=timeout,
             )
+        case "transact":
+            return _Answer(results=await by_client(client, command.steps, timeout=timeout, id=command.id))
         case _:
             changed = await client.delete(command.key, etag=command.etag, timeout=timeout, id=command.id)
-            return _Told(changed=changed)
+            return _Answer(changed=changed)
     if entry is None:
-        return _Told(exists=False)
-    return _Told(exists=True, version=entry.version, etag=entry.etag, value=entry.value)
+        return _Answer(exists=False)
+    return _Answer(exists=True, version=entry.version, etag=entry.etag, value=entry.value)

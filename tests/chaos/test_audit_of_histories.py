@@ -371,11 +371,9 @@ def test_one_id_on_two_keys_is_no_history() -> None:
         Audit([A1, replace(A1, key="other")])
 
 
-def test_a_transaction_is_of_nobody_here(tmp_path: Path) -> None:
-    """Callers of this history send none, so that one in the log is a finding; the log of a run is read as it was."""
+def test_the_log_of_a_run_is_read_as_it_was(tmp_path: Path) -> None:
     receipt = Receipt(id="t", key="k", time=0, digest=b"\1", answer={"status": "ok"}, events=1)
     part = event("k", 1, "t").model_copy(update={"position": 1, "digest": b"\2"})
-    assert [finding.id for finding in audit([], [receipt, part])] == ["t", "t"]
     lines = [record.model_dump() | {"digest": record.digest.hex()} for record in (receipt, part, refusal("r"))]
     path = tmp_path / "log"
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))

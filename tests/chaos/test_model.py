@@ -20,6 +20,7 @@ class Asked(NamedTuple):
     value: bytes = b'"new"'
     etag: str | None = None
     concurrency: str = "last-write"
+    demands: bool | None = None
 
 
 DELETED = State(7, None, None)
@@ -49,6 +50,13 @@ TABLE = [
     (NEVER, Asked(op="read"), Outcome.OK, NEVER, None),
     (DELETED, Asked(op="read"), Outcome.OK, DELETED, None),
     (THERE, Asked(op="read"), Outcome.OK, THERE, None),
+    (NEVER, Asked(op="check", demands=False), Outcome.OK, NEVER, None),
+    (DELETED, Asked(op="check", demands=True), Outcome.CONFLICT, DELETED, None),
+    (DELETED, Asked(op="check", etag=THERE.etag), Outcome.CONFLICT, DELETED, None),
+    (THERE, Asked(op="check", demands=True), Outcome.OK, THERE, None),
+    (THERE, Asked(op="check", demands=False), Outcome.CONFLICT, THERE, None),
+    (THERE, Asked(op="check", etag=THERE.etag), Outcome.OK, THERE, None),
+    (THERE, Asked(op="check", etag=make_etag(7, "x")), Outcome.CONFLICT, THERE, None),
 ]
 
 

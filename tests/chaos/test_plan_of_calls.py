@@ -1,8 +1,10 @@
 """What callers plan: the same from the same seed, contention on few keys, histories that can be checked."""
 
 from collections import Counter, defaultdict
+from itertools import product
 
 from chaos.plan import GROUP, OPERATIONS_PER_HOT_KEY, Intent, Kind, Plan, Route
+from chaos.transaction_plan import WARM_KEYS, StepKind
 from holdfast.events import partition_of
 
 CALLERS = 4 * GROUP
@@ -53,6 +55,28 @@ def test_everything_is_planned() -> None:
     assert {intent.repeats == 0 for intent in planned} == {True, False}
     numbers = [intent.number for intent in planned[:2_000]]
     assert numbers == list(range(1, 2_001))
+
+
+def test_transactions_are_planned() -> None:
+    """Of two to four keys each: the first is on the caller's partition, others are everybody's and anywhere."""
+    each = intents("a", operations=600)
+    planned = [intent for mine in each.values() for intent in mine if intent.kind is Kind.TRANSACT]
+
+    assert 0.02 < len(planned) / (600 * CALLERS) < 0.06
+    assert {len(intent.steps) for intent in planned} == {2, 3, 4}
+    assert all(len({step.key for step in intent.steps}) == len(intent.steps) for intent in planned)
+    assert all(intent.steps[0].key == intent.key for intent in planned)
+    assert {step.kind for intent in planned for step in intent.steps} == set(StepKind)
+    assert {step.key.partition("-")[0] for intent in planned for step in intent.steps} == {"hot", "warm", "cold"}
+    assert {(intent.looks_before, intent.looks_after) for intent in planned} == set(product((True, False), repeat=2))
+    apart = [len({partition_of("default", step.key, 8) for step in intent.steps}) > 1 for intent in planned]
+    assert sum(apart) > len(apart) / 2
+    callers: defaultdict[str, set[int]] = defaultdict(set)
+    for caller, mine in each.items():
+        for intent in mine:
+            for step in intent.steps:
+                callers[step.key].add(caller)
+    assert all(len(callers[f"warm-1-{number}"]) > GROUP / 2 for number in range(WARM_KEYS))
 
 
 def test_a_successor_begins_with_new_keys() -> None:

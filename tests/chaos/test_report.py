@@ -16,6 +16,8 @@ def report(**fields: object) -> Report:
     made.injections = [Injection("a fault", True, 0, 10), Injection("another", False, 5, 9)]
     made.standstills = [Standstill("a fault", 0.5, 1.25, 3.0)]
     made.mixed = Standstill("", 2.0, 4.0, 60.0)
+    made.transactions = Counter(ok=2, conflict=1)
+    made.receipts = 2
     return made
 
 
@@ -26,6 +28,8 @@ def test_a_report_is_written_for_people_and_for_programs(tmp_path: Path) -> None
     page = (tmp_path / "report.md").read_text()
     assert "seed abc: passed" in page
     assert "9 ok, 1 unknown" in page
+    assert "3 of them are transactions: 2 ok, 1 conflict" in page
+    assert "2 receipts of transactions" in page
     assert "| a fault | 0.50 | 1.25 | 3.0 |" in page
     assert "1 x another" in page
     data = json.loads((tmp_path / "report.json").read_text())

@@ -41,6 +41,8 @@ async def test_a_short_run(tmp_path: Path) -> None:
     assert report.operations > 100
     assert report.outcomes["ok"] > report.operations / 2
     assert report.outcomes["conflict"] > 0
+    assert report.transactions["ok"] > 0
+    assert report.receipts > 0
     assert report.events > 50
     alone = [injection for injection in report.injections if injection.alone]
     assert alone
@@ -51,9 +53,10 @@ async def test_a_short_run(tmp_path: Path) -> None:
 
 
 async def record(cluster: Cluster, directory: Path, *, breaks: str) -> None:
-    """Some seconds of load on one worker, and all that a run leaves behind."""
-    worker = cluster.mortal_worker(breaks=breaks)
-    await asyncio.to_thread(worker.start)
+    """Some seconds of load on a worker, and all that a run leaves behind."""
+    # One worker alone knows all that was done, so that nothing comes between a look and a commit.
+    workers = [cluster.mortal_worker(breaks=breaks) for _ in range(2 if breaks == "unguard" else 1)]
+    await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
     crowd = Crowd(
         directory, amqp_url=cluster.amqp_url, seed="broken", processes=1, callers=48, partitions=cluster.partitions
     )
@@ -69,7 +72,9 @@ async def record(cluster: Cluster, directory: Path, *, breaks: str) -> None:
 
 @pytest.mark.parametrize("promise", PROMISES)
 async def test_a_worker_that_breaks_a_promise_is_found(cluster: Cluster, tmp_path: Path, promise: str) -> None:
-    """A lost write, one applied twice, a stale read, a forgotten answer: each makes the checks of a run fail."""
+    """A lost write, one applied twice, a stale read, a forgotten answer, half of a transaction, a check that was not
+    looked at again: each makes the checks of a run fail.
+    """
     await record(cluster, tmp_path, breaks=promise)
 
     assert (await check_run(tmp_path)).findings != []

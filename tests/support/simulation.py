@@ -20,6 +20,7 @@ class _Asked(NamedTuple):
     value: bytes
     etag: str | None
     concurrency: str
+    demands: bool | None = None
 
 
 def simulate(
