@@ -30,8 +30,12 @@ def increment(counter: Counter) -> None:
 class HoldfastSide(Side):
     """One client with its one connection."""
 
+    tasks = Side.tasks | {"prove_increments"}
+
     async def open(self, options: Options) -> None:
         """Connect."""
+        #: Increments that were acknowledged.
+        self._increments = 0
         # Filling and counting are no load tests of the timeout.
         self._client = await holdfast.connect(options["amqp_url"], timeout=30.0).__aenter__()
 
@@ -48,7 +52,9 @@ class HoldfastSide(Side):
         return self._client.read(key)
 
     def operation(self, name: str, options: Options) -> Operation:
-        """What every contender can do, and reads that may be behind."""
+        """What every contender can do, reads that may be behind, and increments."""
+        if name == "increment":
+            return self._increment(options["key"])
         if name != "read-eventual":
             return super().operation(name, options)
         next_key = uniform_keys(options["prefix"], options["keys"])
@@ -59,6 +65,21 @@ class HoldfastSide(Side):
                 raise MissingRecordError(f"{key} was stored, and is not there")
 
         return read
+
+    def _increment(self, key: str) -> Operation:
+        async def increment() -> None:
+            await self._client.increment(key)
+            self._increments += 1
+
+        return increment
+
+    async def prove_increments(self, *, key: str) -> Options:
+        """Each version of the counter is one increment, and none that was acknowledged is missing."""
+        entry = await self._client.read(key)
+        value, version = (0, 0) if entry is None else (entry.value, entry.version)
+        if value != version or value < self._increments:
+            raise WrongCountError(f"{self._increments} were acknowledged; {key} is {value} at version {version}")
+        return {"value": value, "acknowledged": self._increments}
 
     async def count(self, *, key: str, clients: int, seconds: float) -> Options:
         """64 handles, one ``update`` after the other on each."""

@@ -7,6 +7,7 @@ from .bench import ECHO, HOLDFAST, MOTOR, NATS, Bench, Measurement
 from .compaction import estimate_compaction, measure_compaction
 from .consistency import measure_consistency
 from .feed import estimate_feed, measure_feed
+from .increments import estimate_increments, measure_increments
 from .load import Sample
 from .million import estimate_million, measure_million
 from .plan import Plan
@@ -244,5 +245,6 @@ ROWS: dict[str, RowKind] = {
     ),
     "feed": RowKind(measure_feed, estimate_feed),
     "compaction": RowKind(measure_compaction, estimate_compaction),
+    "increments": RowKind(measure_increments, estimate_increments),
     "million": RowKind(measure_million, estimate_million),
 }

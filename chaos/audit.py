@@ -16,7 +16,7 @@ from .history import HistoryError, Operation, Outcome
 from .transactions import Transactions
 from .transactions import live_calls as _live
 
-_TYPES = {"save": "saved", "delete": "deleted"}
+_TYPES = {"save": "saved", "delete": "deleted", "increment": "saved"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class _Place(NamedTuple):
     version: int
     id: str
     exists: bool
+    #: Of what a patch made.
+    value: Any = None
 
 
 class Audit:
@@ -83,8 +85,10 @@ class Audit:
         messages: Iterator[str]
         if isinstance(record, Event):
             self._events.add(record.id)
-            self._places[record.key].append(_Place(record.version, record.id, record.exists))
-            messages = _event_faults(record, calls)
+            value = None if record.patch is None else record.value
+            self._places[record.key].append(_Place(record.version, record.id, record.exists, value))
+            # What has expired did so by itself, and when is for the log's own rules to say.
+            messages = iter(()) if record.type == "expired" else _event_faults(record, calls)
         else:
             self._refusals.add(record.id)
             messages = _refusal_faults(record, calls)
@@ -100,7 +104,7 @@ class Audit:
             yield Finding(message, key, id_)
         made: dict[tuple[str, int], _Place] = {}
         for key, places in self._places.items():
-            places.sort()
+            places.sort(key=lambda place: place.version)
             yield from self._order_faults(key, places)
             made |= {(key, place.version): place for place in places}
         for read in self._reads:
@@ -148,6 +152,8 @@ class Audit:
             calls = _live(self._asked(place.id, key))
             if calls and not any(_holds(call, before) for call in calls):
                 yield Finding(f"version {place.version} was made although its condition did not hold", key, place.id)
+            if calls and calls[0].op == "increment" and place.value != _count_before(before) + calls[0].value:
+                yield Finding(f"version {place.version} counts {place.value} on top of {before}", key, place.id)
             if calls:
                 begin, end = min(call.invoked for call in calls), min(map(_end, calls))
                 if end < latest:
@@ -164,7 +170,8 @@ class Audit:
         if place is None or not place.exists or make_etag(place.version, place.id) != read.answer_etag:
             yield Finding(f"a read was told of a state that is not in the log: {read}", read.key)
             return
-        values = {canonical(call.value) for call in self._asked(place.id, read.key)}
+        calls = self._asked(place.id, read.key)
+        values = {canonical(place.value if call.op == "increment" else call.value) for call in calls}
         if values and canonical(read.answer_value) not in values:
             yield Finding(f"a read was told another value than was written: {read}", read.key, place.id)
 
@@ -194,8 +201,10 @@ def _event_faults(event: Event, calls: Sequence[Operation] | None) -> Iterator[s
     for call in calls:
         if _changed(call) and call.version is not None and call.version != event.version:
             yield f"made version {event.version}, but was told another one: {call}"
-        if _changed(call) and call.op == "save" and call.answer_etag != event.etag:
+        if _changed(call) and call.op != "delete" and call.answer_etag != event.etag:
             yield f"made the etag {event.etag}, but was told another one: {call}"
+        if _changed(call) and call.answer_value is not None and canonical(call.answer_value) != canonical(event.value):
+            yield f"made the value {event.value!r}, but was told another one: {call}"
 
 
 def _refusal_faults(refusal: Refusal, calls: Sequence[Operation] | None) -> Iterator[str]:
@@ -234,7 +243,10 @@ def _is_recorded(call: Operation) -> bool:
 
 
 def _asked_for(call: Operation, event: Event) -> bool:
-    return _TYPES[call.op] == event.type and (call.op == "delete" or canonical(call.value) == canonical(event.value))
+    if _TYPES[call.op] != event.type or (call.op == "increment") is (event.patch is None):
+        return False
+    # What came of an increment depends on what was there.
+    return call.op != "save" or canonical(call.value) == canonical(event.value)
 
 
 def _holds(call: Operation, before: _Place | None) -> bool:
@@ -243,7 +255,12 @@ def _holds(call: Operation, before: _Place | None) -> bool:
         return before is not None and exists and call.etag == make_etag(before.version, before.id)
     if call.op == "save":
         return call.concurrency == "last-write" or not exists
-    return exists
+    return exists or call.op == "increment"
+
+
+def _count_before(before: _Place | None) -> Any:
+    """What an increment adds to."""
+    return before.value if before is not None and before.exists else 0
 
 
 def _end(call: Operation) -> int:

@@ -193,6 +193,7 @@ def check_complete(operation: Operation) -> None:
 #: What an ``ok`` has to tell.
 _WANTED: Final[dict[str, tuple[str, ...]]] = {
     "save": ("version", "answer_etag"),
+    "increment": ("version", "answer_etag", "answer_value"),
     "delete": ("changed",),
     "read": ("exists",),
     "check": ("exists", "version"),
@@ -200,7 +201,7 @@ _WANTED: Final[dict[str, tuple[str, ...]]] = {
 
 
 def _missing(operation: Operation) -> str | None:
-    if operation.op not in ("save", "delete", "read", "check", "transact"):
+    if operation.op not in ("save", "delete", "increment", "read", "check", "transact"):
         return "operation that the model knows"
     if operation.returned is None and operation.outcome not in (Outcome.UNKNOWN, Outcome.OK):
         return "time of its return"

@@ -81,9 +81,10 @@ class Operation:
     store: str = "default"
     #: Of a transaction that of its first step: its owner applies it.
     key: str
-    #: ``save``, ``delete``, ``read`` or ``transact``; and ``check`` where a transaction is told key by key.
+    #: ``save``, ``delete``, ``increment``, ``read`` or ``transact``; and ``check`` where a transaction is told key by
+    #: key.
     op: str
-    #: Of a save: small and unlike any other value of the run.
+    #: Of a save: small and unlike any other value of the run. Of an increment: what is added.
     value: Any = None
     #: The condition that was sent.
     etag: str | None = None
@@ -213,8 +214,8 @@ class Recorder:
     ) -> None:
         """Note that a call returned, and what it was told; None for what it was not told.
 
-        Of a save: version and etag. Of a read: exists, and if so version, etag and value. Of a delete: changed. Of a
-        transaction: results.
+        Of a save: version and etag. Of an increment: the value too. Of a read: exists, and if so version, etag and
+        value. Of a delete: changed. Of a transaction: results.
         """
         told = {"exists": exists, "version": version, "answer_etag": etag, "answer_value": value, "changed": changed}
         line = {"return": call, "returned": time.monotonic_ns(), "outcome": Outcome.OK, **told}

@@ -7,6 +7,7 @@ lasts, a caller stays on that key's partition: where one stands still, only its 
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 from random import Random
 
 from holdfast.events import partition_of
@@ -45,6 +46,10 @@ class Kind(StrEnum):
     GLANCE = "glance"
     #: Several keys in one step.
     TRANSACT = "transact"
+    #: An increment by one, of a counter.
+    COUNT = "count"
+    #: A save of a value that lives for a second.
+    LEND = "lend"
 
 
 class Route(StrEnum):
@@ -72,6 +77,14 @@ _KINDS = {
     Kind.DELETE: 5,
     Kind.TRANSACT: 4,
 }
+#: Keys of counters, and of what expires. They are checked against the log, in which each of their states is: not for
+#: linearizability, whose model knows neither.
+LEDGERS = ("count-", "lent-")
+_LEDGER_KINDS: dict[str, dict["Kind", int]] = {
+    "count-": {Kind.COUNT: 80, Kind.READ: 20},
+    "lent-": {Kind.LEND: 60, Kind.READ: 25, Kind.GLANCE: 15},
+}
+_LEDGER_SHARE = 0.1
 #: Out of a thousand. What goes by our client is cheap, because messages are shared.
 _ROUTES = {Route.CLIENT: 970, Route.TWO_CLIENTS: 18, Route.COPIED: 4, Route.INGRESS: 4, Route.ASTRAY: 4}
 #: Seconds that a call may take, and how often they are chosen. The short ones end in the middle of faults.
@@ -130,12 +143,17 @@ class Plan:
         random = self._random
         self._number += 1
         hot = f"hot-{self._group}-{self.generation}"
-        if random.random() < _HOT_SHARE:
+        kinds, share = _KINDS, random.random()
+        if share < _HOT_SHARE:
             key = hot
             self._hot += 1
+        elif share < _HOT_SHARE + _LEDGER_SHARE:
+            ledger = random.choice(LEDGERS)
+            kinds = _LEDGER_KINDS[ledger]
+            key = self._near(f"{ledger}{hot}", partition_of(DEFAULT_STORE, hot, self._partitions))
         else:
             key = self._cold_key(partition_of(DEFAULT_STORE, hot, self._partitions))
-        kind = choose(random, _KINDS)
+        kind = choose(random, kinds)
         route = choose(random, _ROUTES)
         timeout, repeats = choose(random, _TIMEOUTS), choose(random, _REPEATS)
         if kind is not Kind.TRANSACT:
@@ -143,6 +161,13 @@ class Plan:
         steps = plan_steps(random, key, is_hot=key == hot, key_from=self._key_from)
         before, after = choose(random, _LOOKS_BEFORE), choose(random, _LOOKS_AFTER)
         return Intent(self._number, kind, route, key, timeout, repeats, steps, before, after)
+
+    def _near(self, name: str, partition: int) -> str:
+        """A key of that name and partition."""
+        for number in count():
+            if partition_of(DEFAULT_STORE, key := f"{name}-{number}", self._partitions) == partition:
+                return key
+        raise AssertionError("there is one among them")
 
     def _key_from(self, place: Place) -> str:
         """A key of a transaction that is not its first one. It may be on any partition."""

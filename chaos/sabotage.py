@@ -83,24 +83,28 @@ def halve() -> None:
     """Commit a transaction without the last of what it makes, and acknowledge it."""
     transact, number = MongoStore.transact, count(1)
 
-    async def halving(self: MongoStore, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+    async def halving(
+        self: MongoStore, records: Sequence[Record], guards: Collection[tuple[str, int]], **options: Any
+    ) -> Transacted:
         if next(number) % _EVERY == 0 and isinstance(records[-1], Event):
-            return await transact(self, records[:-1], guards)
-        return await transact(self, records, guards)
+            return await transact(self, records[:-1], guards, **options)
+        return await transact(self, records, guards, **options)
 
-    MongoStore.transact = halving  # type: ignore[method-assign]
+    MongoStore.transact = halving  # type: ignore[method-assign, assignment]
 
 
 def unguard() -> None:
     """Commit transactions without a look at whether what they only checked is still so."""
     transact = MongoStore.transact
 
-    async def unguarded(self: MongoStore, records: Sequence[Record], guards: Collection[tuple[str, int]]) -> Transacted:
+    async def unguarded(
+        self: MongoStore, records: Sequence[Record], guards: Collection[tuple[str, int]], **_: Any
+    ) -> Transacted:
         # As if nothing had been checked.
         guards = ()
         return await transact(self, records, guards)
 
-    MongoStore.transact = unguarded  # type: ignore[method-assign]
+    MongoStore.transact = unguarded  # type: ignore[method-assign, assignment]
 
 
 PROMISES: dict[str, Callable[[], None]] = {

@@ -49,10 +49,12 @@ class _Command:
     id: str
     key: str
     op: str
-    value: str | None = None
+    value: Any = None
     etag: str | None = None
     first_write: bool = False
     consistency: str = "strong"
+    #: Seconds that a save is to live.
+    ttl: int | None = None
     #: Of a transaction.
     steps: tuple[Step, ...] = ()
 
@@ -63,6 +65,10 @@ class _Command:
         wire: dict[str, Any] = {"op": self.op, "id": self.id, "key": self.key}
         if self.op == "save":
             wire["value"] = self.value
+        if self.ttl is not None:
+            wire["ttl_seconds"] = self.ttl
+        if self.op == "increment":
+            wire |= {"op": "patch", "kind": "increment", "patch": {"": self.value}, "return_value": True}
         if self.etag is not None:
             wire["etag"] = self.etag
         if self.first_write:
@@ -165,15 +171,18 @@ class Caller:
             # Without anything seen it has to look first.
             kind = Kind.READ
         op = "read" if kind in _READS else "delete" if kind in _DELETES else "save"
+        op = "increment" if kind is Kind.COUNT else op
         command_id = f"{self._name}.{intent.number}"
+        values: dict[str, Any] = {"save": command_id, "increment": 1}
         return _Command(
             id=command_id,
             key=intent.key,
             op=op,
-            value=command_id if op == "save" else None,
+            value=values.get(op),
             etag=etag,
             first_write=kind is Kind.CREATE,
             consistency="eventual" if kind is Kind.GLANCE else "strong",
+            ttl=1 if kind is Kind.LEND else None,
         )
 
     async def _attempt(self, command: _Command, intent: Intent, client: Client) -> Outcome:
@@ -251,9 +260,12 @@ async def _by_client(client: Client, command: _Command, timeout: float) -> _Answ
                 command.value,
                 etag=command.etag,
                 first_write=command.first_write,
+                ttl=command.ttl,
                 timeout=timeout,
                 id=command.id,
             )
+        case "increment":
+            entry = await client.increment(command.key, command.value, timeout=timeout, id=command.id)
         case "read":
             entry = await client.read(
                 command.key,

@@ -40,7 +40,13 @@ async def save_many(
     return await _outcomes(
         {
             item.key: client.save(
-                item.key, item.value, etag=item.etag, first_write=item.first_write, store=store, timeout=timeout
+                item.key,
+                item.value,
+                etag=item.etag,
+                first_write=item.first_write,
+                ttl=item.ttl,
+                store=store,
+                timeout=timeout,
             )
             for item in saves
         }

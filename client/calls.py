@@ -105,6 +105,8 @@ def to_error(reply: Reply, call: Call) -> HoldfastError:
                 current_known="current" in info.model_fields_set or reply.exists is False,
                 code=code,
                 operation=info.operation,
+                field=field,
+                reason=message,
             )
         case "invalid" if code == "several_stores":
             return SeveralStoresError(_without(field, message), field=field)

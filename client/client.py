@@ -41,7 +41,9 @@ from .encryption import Encryption
 from .entities import Entity, activate
 from .entry import Delete, Entry, KeyPage, Save, Service, Step, to_datetime, to_millis
 from .keyspace import KeySpace, Strategy
+from .lifetime import Ttl, to_seconds
 from .link import CONNECT_TIMEOUT, Link, LinkMaker
+from .patches import PatchCalls
 from .places import Places
 from .queries import Condition, FieldPath, Order, QueryPage, query_command, query_page
 from .resealing import restore_sealed
@@ -100,7 +102,7 @@ def connect(
     )
 
 
-class Client:
+class Client(PatchCalls):
     """Saves, reads and deletes values by key. Safe to be used by many tasks of one event loop at once.
 
     Every call ends within its timeout. Lost connections are made again in the meantime and calls repeated under
@@ -228,6 +230,7 @@ class Client:
         *,
         etag: str | None = None,
         first_write: bool = False,
+        ttl: Ttl | None = None,
         store: str | None = None,
         metadata: Mapping[str, str] | None = None,
         messages: Sequence[OutboxMessage] = (),
@@ -242,6 +245,7 @@ class Client:
         :param value: plain JSON data; it comes back exactly as it was given.
         :param etag: demand that the key's current state has this etag. It always wins over ``first_write``.
         :param first_write: demand that the key is absent.
+        :param ttl: the key is absent after so many seconds, or a timedelta of whole ones. Without it the value stays.
         :param metadata: kept with the event.
         :param messages: published if the save is committed, and only then: at least once, in order.
         :param correlation_id: what this belongs to, such as a request or an order; kept with the event.
@@ -264,9 +268,11 @@ class Client:
             command["correlation_id"] = correlation_id
         if causation_id is not None:
             command["causation_id"] = causation_id
+        if ttl is not None:
+            command["ttl_seconds"] = to_seconds(ttl)
         store = self._complete(command, store, metadata, return_current)
         reply = await self._call(command, store, key, timeout, id, mutates=True)
-        return _entry(store, key, value, reply)
+        return Entry.of(store, key, value, reply)
 
     async def read(
         self,
@@ -298,7 +304,7 @@ class Client:
             command["consistency"] = consistency
         store = self._complete(command, store)
         reply = await self._call(command, store, key, timeout, None, mutates=False)
-        return _entry(store, key, reply.value, reply) if reply.exists else None
+        return Entry.of(store, key, reply.value, reply) if reply.exists else None
 
     async def delete(
         self,
@@ -338,6 +344,7 @@ class Client:
         *,
         version: int,
         etag: str | None = None,
+        ttl: Ttl | None = None,
         store: str | None = None,
         metadata: Mapping[str, str] | None = None,
         correlation_id: str | None = None,
@@ -352,6 +359,7 @@ class Client:
 
         :param version: which one.
         :param etag: demand that the key's current state has this etag.
+        :param ttl: as of ``save``. Without it the value stays, whatever time the earlier version had.
         :raises ConflictError: if the demand is not met, or there is nothing to be restored: with the code ``no_value``
             if there is no such version, or it is one that was deleted; ``stripped`` if its value was erased.
 
@@ -361,13 +369,15 @@ class Client:
         command: Wire = {"op": "restore", "key": key, "at_version": version}
         told = {"etag": etag, "correlation_id": correlation_id, "causation_id": causation_id}
         command |= {name: text for name, text in told.items() if text is not None}
+        if ttl is not None:
+            command["ttl_seconds"] = to_seconds(ttl)
         store = self._complete(command, store, metadata, return_current)
         if self._encryption is not None:
             seconds = self._timeout if timeout is None else timeout
             reply = await restore_sealed(self._call, command, store, timeout=seconds, command_id=id)
         else:
             reply = await self._call(command, store, key, timeout, id, mutates=True)
-        return _entry(store, key, None, reply)
+        return Entry.of(store, key, None, reply)
 
     async def purge(
         self,
@@ -823,6 +833,7 @@ class Client:
         *,
         store: str | None = None,
         default: Callable[[], T] | None = None,
+        ttl: Ttl | None = None,
         timeout: float | None = None,
         serializer: Serializer[T] | None = None,
     ) -> PersistentState[T]:
@@ -831,9 +842,12 @@ class Client:
         :param type: a pydantic model, a dataclass, any other type that pydantic can validate, a msgspec struct,
             ``bytes``, or ``Any`` for plain JSON.
         :param default: makes the value of a key that is absent.
+        :param ttl: how long the value lives after each write and update: seconds, or a timedelta of whole ones.
         :param serializer: in the place of the one that fits the type.
         """
-        return PersistentState(self, key, type, store=store, default=default, timeout=timeout, serializer=serializer)
+        return PersistentState(
+            self, key, type, store=store, default=default, ttl=ttl, timeout=timeout, serializer=serializer
+        )
 
     def activate(
         self,
@@ -964,7 +978,3 @@ class Client:
             log.info("the topology has changed, but no worker describes it: %s", fault)
         finally:
             self._describing = None
-
-
-def _entry(store: str, key: str, value: Any, reply: Reply) -> Entry:
-    return Entry(key, value, reply.etag or "", reply.version or 0, reply.updated_at or 0, store)

@@ -155,12 +155,16 @@ class Encryption:
         """
         # A list of what there is asks for nothing that is in values.
         asks = command["op"] == "query" and (command.get("filter") is not None or command.get("sort"))
-        if command["op"] == "patch" or asks:
+        replaced = whole_value(command)
+        if (command["op"] == "patch" and replaced is None) or asks:
             raise InvalidError(
                 f"the service cannot {command['op']} what it cannot read: values of this client are encrypted",
                 code="encrypted",
                 field="op",
             )
+        if replaced is not None:
+            sealed = self.seal(store, command["key"], command["id"], replaced["value"])
+            command["patch"] = [{**replaced, "value": sealed}]
         for part in (command, *command.get("operations", ())):
             if "value" in part:
                 part["value"] = self.seal(part.get("store", store), part["key"], command["id"], part["value"])
@@ -193,6 +197,14 @@ class Encryption:
     def _open_error(self, store: str, key: str, error: ErrorInfo) -> ErrorInfo:
         current = self.open(store, key, error.current, command_id=error.winner)
         return error.model_copy(update={"current": current})
+
+
+def whole_value(command: Wire) -> Wire | None:
+    """The one operation of a JSON Patch that puts another value in the place of the whole; None of other commands."""
+    if command["op"] != "patch" or command.get("kind") != "json-patch" or len(command["patch"]) != 1:
+        return None
+    operation: Wire = command["patch"][0]
+    return operation if operation["op"] == "replace" and operation["path"] == "" else None
 
 
 class Sealed(NamedTuple):

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from ..events import ActivationError
 from .joint import Joint
+from .lifetime import Ttl
 from .serializers import Serializer
 from .state import PersistentState
 
@@ -26,12 +27,14 @@ class Declared:
         *,
         store: str | None,
         default: Callable[[], Any] | None,
+        ttl: Ttl | None,
         serializer: Serializer[Any] | None,
     ) -> None:
         self.attribute = ""
         self.name = name or ""
         self.store = store
         self.default = default
+        self.ttl = ttl
         self.serializer = serializer
 
     def __set_name__(self, owner: type, attribute: str) -> None:
@@ -45,6 +48,7 @@ def persistent(
     *,
     store: str | None = None,
     default: Callable[[], Any] | None = None,
+    ttl: Ttl | None = None,
     serializer: Serializer[Any] | None = None,
 ) -> Any:
     """Declare a state of an :class:`Entity`; its annotation, ``PersistentState[T]``, says of which type.
@@ -52,9 +56,10 @@ def persistent(
     :param name: the last part of its key; by default what the attribute is called.
     :param store: where it is kept; by default where the client keeps things.
     :param default: makes the value of a state that is absent.
+    :param ttl: how long it lives after each write and update: seconds, or a timedelta of whole ones.
     :param serializer: in the place of the one that fits the type.
     """
-    return Declared(name, store=store, default=default, serializer=serializer)
+    return Declared(name, store=store, default=default, ttl=ttl, serializer=serializer)
 
 
 class Entity:
@@ -94,6 +99,7 @@ class Entity:
                 types[attribute],
                 store=declared.store,
                 default=declared.default,
+                ttl=declared.ttl,
                 timeout=timeout,
                 serializer=declared.serializer,
             )

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
-from ..events import KeyEntry
+from ..events import KeyEntry, Reply
+from .lifetime import Ttl
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -23,11 +24,23 @@ class Entry:
     #: Service time of the event, in milliseconds since 1970.
     updated_at_ms: int
     store: str = "default"
+    #: Service time from which on the key is absent, in milliseconds since 1970; None if it stays.
+    expires_at_ms: int | None = None
+
+    @classmethod
+    def of(cls, store: str, key: str, value: Any, reply: Reply) -> Self:
+        """What a reply says of a key."""
+        return cls(key, value, reply.etag or "", reply.version or 0, reply.updated_at or 0, store, reply.expires)
 
     @property
     def updated_at(self) -> datetime:
         """When this version was made, in service time."""
         return to_datetime(self.updated_at_ms)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """From when on the key is absent, in service time; None if it stays."""
+        return None if self.expires_at_ms is None else to_datetime(self.expires_at_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,8 @@ class Save(Step):
     etag: str | None = None
     #: Demand that the key is absent, if there is no etag.
     first_write: bool = False
+    #: How long it lives: seconds, or a timedelta of whole ones.
+    ttl: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True)

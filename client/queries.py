@@ -173,7 +173,10 @@ def query_command(
 
 def query_page(reply: Reply, store: str) -> QueryPage:
     """What the reply tells."""
-    entries = [Entry(one.key, one.value, one.etag, one.version, one.updated_at, store) for one in reply.entries or ()]
+    entries = [
+        Entry(one.key, one.value, one.etag, one.version, one.updated_at, store, one.expires)
+        for one in reply.entries or ()
+    ]
     return QueryPage(entries, reply.token, bool(reply.scan), reply.as_of or 0)
 
 

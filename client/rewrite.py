@@ -150,22 +150,32 @@ class Rewriting:
             value = Value(self._store, key, entry, str(uuid_utils.uuid7()))
             changed = self._change(value)
         except (SchemaError, EncryptionError, TypeError) as fault:
-            self._progress.faulty += 1
-            if len(self._progress.faults) < MAX_FAULTS:
-                self._progress.faults[key] = str(fault)
-            return False
+            return self._note_fault(key, fault)
         if changed is None:
             return False
         if not self._dry:
-            await self._client.save(
-                key,
-                changed,
-                etag=entry.etag,
-                store=self._store,
-                metadata=self._metadata,
-                id=value.command_id,
-            )
+            try:
+                await self._save(value, changed)
+            except InvalidError as fault:
+                return self._note_fault(key, fault)
         return True
+
+    async def _save(self, value: Value, changed: Any) -> None:
+        entry, store, metadata, command_id = value.entry, self._store, self._metadata, value.command_id
+        if entry.expires_at_ms is None:
+            await self._client.save(value.key, changed, etag=entry.etag, store=store, metadata=metadata, id=command_id)
+        else:
+            # A patch leaves it to the millisecond when the value expires, which a save cannot say.
+            replace = [{"op": "replace", "path": "", "value": changed}]
+            await self._client.json_patch(
+                value.key, replace, etag=entry.etag, store=store, metadata=metadata, id=command_id
+            )
+
+    def _note_fault(self, key: str, fault: Exception) -> bool:
+        self._progress.faulty += 1
+        if len(self._progress.faults) < MAX_FAULTS:
+            self._progress.faults[key] = str(fault)
+        return False
 
     async def _next_page(self) -> KeyPage:
         return await self._client.keys(self._prefix, after=self._progress.after, limit=PAGE, store=self._store)

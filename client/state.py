@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import orjson
@@ -26,6 +27,7 @@ from ..events import (
 from .calls import UnansweredError
 from .entry import Entry, Save
 from .joint import Joint
+from .lifetime import Ttl, to_seconds
 from .revisions import Revision
 from .schema import schema_of
 from .serializers import Serializer, serializer_for
@@ -98,6 +100,7 @@ class PersistentState(Generic[T]):
         *,
         store: str | None = None,
         default: Callable[[], T] | None = None,
+        ttl: Ttl | None = None,
         timeout: float | None = None,
         serializer: Serializer[T] | None = None,
     ) -> None:
@@ -108,6 +111,8 @@ class PersistentState(Generic[T]):
         self._timeout = timeout
         self._serializer: Serializer[T] = serializer or schema_of(type_) or serializer_for(type_)
         self._default = default
+        self._ttl = None if ttl is None else to_seconds(ttl)
+        self._expires_at: datetime | None = None
         self._has_value = False
         self._value: T | None = None
         self._loaded = False
@@ -175,6 +180,11 @@ class PersistentState(Generic[T]):
     def version(self) -> int:
         """The version last read or written; 0 if nothing is known."""
         return self._version
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """From when on the version last read or written is absent, in service time; None if it stays."""
+        return self._expires_at
 
     @property
     def exists(self) -> bool:
@@ -343,7 +353,7 @@ class PersistentState(Generic[T]):
             self._has_value, self._value = False, None
         else:
             value = self._serializer.load(entry.value)
-            self._know(entry.etag, entry.version, entry.value)
+            self._know(entry.etag, entry.version, entry.value, entry.expires_at)
             self._set(value)
 
     def _restore(self) -> None:
@@ -427,7 +437,7 @@ class PersistentState(Generic[T]):
             if pending.joint is not None and again:
                 entry = await pending.joint.write_again(self)
             elif pending.joint is not None:
-                save = Save(key, pending.snapshot, pending.etag, first_write=pending.etag is None)
+                save = Save(key, pending.snapshot, pending.etag, first_write=pending.etag is None, ttl=self._ttl)
                 entry = await pending.joint.write(self, save)
             elif pending.kind == "save":
                 entry = await client.save(
@@ -435,6 +445,7 @@ class PersistentState(Generic[T]):
                     pending.snapshot,
                     etag=pending.etag,
                     first_write=pending.etag is None,
+                    ttl=self._ttl,
                     store=self._store,
                     return_current=return_current,
                     timeout=self._timeout,
@@ -465,12 +476,13 @@ class PersistentState(Generic[T]):
             self._know(None, 0, None)
             self._drop(pending.seen)
         else:
-            self._know(entry.etag or "", entry.version or 0, pending.snapshot)
+            self._know(entry.etag or "", entry.version or 0, pending.snapshot, entry.expires_at)
             if pending.adopt:
                 self._set(self._serializer.load(pending.snapshot))
 
-    def _know(self, etag: str | None, version: int, stored: Any) -> None:
+    def _know(self, etag: str | None, version: int, stored: Any, expires_at: datetime | None = None) -> None:
         self._loaded, self._etag, self._version, self._stored = True, etag, version, stored
+        self._expires_at = expires_at
 
     def _set(self, value: T) -> None:
         self._has_value, self._value = True, value

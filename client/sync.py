@@ -10,6 +10,7 @@ import concurrent.futures
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -18,6 +19,7 @@ from ..events import ClosedError
 from .client import Client, connect
 from .encryption import Encryption
 from .keyspace import Strategy
+from .lifetime import Ttl
 from .revisions import Revision
 from .serializers import Serializer
 from .state import MAX_ATTEMPTS, PersistentState
@@ -198,11 +200,14 @@ class SyncClient:
         *,
         store: str | None = None,
         default: Callable[[], T] | None = None,
+        ttl: Ttl | None = None,
         timeout: float | None = None,
         serializer: Serializer[T] | None = None,
     ) -> "SyncState[T]":
         """A handle on one key, typed, as :meth:`Client.state`. Makes no call by itself."""
-        handle = self.client.state(key, type, store=store, default=default, timeout=timeout, serializer=serializer)
+        handle = self.client.state(
+            key, type, store=store, default=default, ttl=ttl, timeout=timeout, serializer=serializer
+        )
         return SyncState(self, handle)
 
     save = _blocking(Client.save)
@@ -212,6 +217,9 @@ class SyncClient:
     save_many = _blocking(Client.save_many)
     transact = _blocking(Client.transact)
     delete_many = _blocking(Client.delete_many)
+    merge_patch = _blocking(Client.merge_patch)
+    json_patch = _blocking(Client.json_patch)
+    increment = _blocking(Client.increment)
     history = _blocking(Client.history)
     iter_history = _iterating(Client.iter_history)
     restore = _blocking(Client.restore)
@@ -236,6 +244,11 @@ class SyncState(Generic[T]):
     def key(self) -> str:
         """As of the async handle."""
         return self._handle.key
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """As of the async handle."""
+        return self._handle.expires_at
 
     @property
     def value(self) -> T:

@@ -10,6 +10,7 @@ from ..events import ClosedError, InvalidError, OutboxMessage, Reply, SeveralSto
 from ..events.outbox import check_messages
 from .calls import Wire
 from .entry import Delete, Save, Step, to_datetime
+from .lifetime import Ttl, to_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,18 @@ class StepResult:
     changed: bool | None = None
     #: Service time of the version that the step made, in milliseconds since 1970; None if it made none.
     updated_at_ms: int | None = None
+    #: Of a save: service time from which on the key is absent, in milliseconds since 1970; None if it stays.
+    expires_at_ms: int | None = None
 
     @property
     def updated_at(self) -> datetime | None:
         """When the version was made, in service time."""
         return None if self.updated_at_ms is None else to_datetime(self.updated_at_ms)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """From when on the key is absent, in service time; None if it stays."""
+        return None if self.expires_at_ms is None else to_datetime(self.expires_at_ms)
 
 
 def to_operations(steps: Iterable[Step]) -> list[Wire]:
@@ -65,6 +73,8 @@ def _to_operation(number: int, step: Step) -> Wire:
             operation = {"op": "save", "key": step.key, "value": check_value(step.value)}
             if step.first_write:
                 operation["concurrency"] = "first-write"
+            if step.ttl is not None:
+                operation["ttl_seconds"] = to_seconds(step.ttl)
         case Delete():
             operation = {"op": "delete", "key": step.key}
         case Check():
@@ -84,7 +94,7 @@ def _to_operation(number: int, step: Step) -> Wire:
 def to_results(reply: Reply) -> list[StepResult]:
     """What a reply tells of each step."""
     return [
-        StepResult(one.key, one.exists, one.etag, one.version, one.changed, one.updated_at)
+        StepResult(one.key, one.exists, one.etag, one.version, one.changed, one.updated_at, one.expires)
         for one in reply.results or ()
     ]
 
@@ -109,16 +119,24 @@ class Transaction:
         self._sent = False
 
     def save(
-        self, key: str, value: Any, *, etag: str | None = None, first_write: bool = False, store: str | None = None
+        self,
+        key: str,
+        value: Any,
+        *,
+        etag: str | None = None,
+        first_write: bool = False,
+        ttl: Ttl | None = None,
+        store: str | None = None,
     ) -> int:
         """Make ``value`` the next version of the key. Gives back the number of the step.
 
         :param etag: demand that the key's state has this etag.
         :param first_write: demand that the key is absent.
+        :param ttl: how long it lives from the commit on: seconds, or a timedelta of whole ones.
         :param store: may be said, and has to be that of the transaction.
         :raises InvalidError: if key or value cannot be kept; :class:`SeveralStoresError` if it is about another store.
         """
-        return self._add(Save(key, value, etag, first_write), store)
+        return self._add(Save(key, value, etag, first_write, ttl), store)
 
     def delete(self, key: str, *, etag: str | None = None, store: str | None = None) -> int:
         """Make the key absent. Parameters and errors as for ``save``."""

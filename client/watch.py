@@ -52,7 +52,7 @@ class Change:
     key: str
     #: Counts the key's events from 1, without gaps, also through deletes.
     version: int
-    #: ``saved``, ``deleted`` or ``purged``, as in a history.
+    #: ``saved``, ``deleted``, ``expired`` or ``purged``, as in a history.
     type: str
     #: None if the key is absent after it.
     value: Any
@@ -72,11 +72,18 @@ class Change:
     causation_id: str | None = None
     #: The version whose value this is, if it was restored.
     restored: int | None = None
+    #: Of a saved one: service time from which on the key is absent, in milliseconds since 1970; None if it stays.
+    expires_at_ms: int | None = None
 
     @property
     def time(self) -> datetime:
         """When it was made, in service time."""
         return to_datetime(self.time_ms)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """From when on the key is absent, in service time; None if it stays."""
+        return None if self.expires_at_ms is None else to_datetime(self.expires_at_ms)
 
     @property
     def exists(self) -> bool:
@@ -315,6 +322,7 @@ class Watch:
                 restored=entry.restored,
                 store=self._store,
                 initial=not self._caught_up,
+                expires_at_ms=entry.expires,
             )
         )
 

@@ -18,6 +18,7 @@ from .commands import (
     KeysCommand,
     Mutation,
     Operation,
+    PatchCommand,
     PurgeCommand,
     QueryCommand,
     ReadCommand,
@@ -56,6 +57,7 @@ from .errors import (
 )
 from .etags import make_etag
 from .outbox import OutboxMessage
+from .patches import PatchKind
 from .records import Event, Receipt, Record, Refusal, digest_of, digest_of_transaction, operation_digests
 from .replies import ErrorInfo, HistoryEntry, KeyEntry, OperationReply, QueryEntry, Reply, Status
 from .topology import Topology, partition_of, partition_queue
@@ -97,6 +99,8 @@ __all__ = [
     "OperationReply",
     "OutboxMessage",
     "OutcomeUnknown",
+    "PatchCommand",
+    "PatchKind",
     "PurgeCommand",
     "QueryCommand",
     "QueryEntry",

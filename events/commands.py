@@ -24,9 +24,11 @@ from .limits import (
     MAX_OPERATIONS,
     MAX_PAGE,
     MAX_STORE_LENGTH,
+    MAX_TTL_SECONDS,
     PROTOCOL_VERSION,
 )
 from .outbox import Messages
+from .patches import Patch, PatchKind, check_patch
 from .queries import MAX_TOKEN_LENGTH, parse_filter, parse_projection, parse_sort
 from .topology import DEFAULT_STORE
 from .values import check_value, shorten
@@ -130,6 +132,7 @@ Millis = Annotated[int, Field(ge=0, lt=2**53)]
 Version = Annotated[int, Field(ge=0, le=MAX_INT)]
 #: A version that an event can have.
 EventVersion = Annotated[int, Field(ge=1, le=MAX_INT)]
+Ttl = Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)]
 Concurrency = Literal["first-write", "last-write"]
 Consistency = Literal["strong", "eventual"]
 
@@ -165,6 +168,8 @@ class SaveCommand(_KeyCommand):
     max_version: Version | None = None
     #: Without an etag: ``first-write`` demands that the key is absent. With one it plays no part.
     concurrency: Concurrency = "last-write"
+    #: So many seconds of service time after it was saved, the key is absent. Without it the value stays.
+    ttl_seconds: Ttl | None = None
     #: On a conflict, answer with the current value too.
     return_current: bool = False
     #: Who or why, kept with the event.
@@ -197,6 +202,8 @@ class RestoreCommand(_KeyCommand):
     at_version: EventVersion
     etag: Etag | None = None
     max_version: Version | None = None
+    #: As of a save. The time that the earlier version had is not restored.
+    ttl_seconds: Ttl | None = None
     return_current: bool = False
     metadata: Metadata | None = None
     correlation_id: CorrelationId | None = None
@@ -213,6 +220,32 @@ class PurgeCommand(_KeyCommand):
     metadata: Metadata | None = None
     correlation_id: CorrelationId | None = None
     causation_id: CausationId | None = None
+
+
+class PatchCommand(_KeyCommand):
+    """Change the key's value where it is kept. What comes of it is the key's next version, as a whole."""
+
+    op: Literal["patch"]
+    #: ``merge`` is JSON Merge Patch (RFC 7396), ``json-patch`` is JSON Patch (RFC 6902), and ``increment`` adds to
+    #: numbers: JSON Pointers with what is added there.
+    kind: PatchKind
+    patch: Patch
+    etag: Etag | None = None
+    max_version: Version | None = None
+    #: Counted from this patch on. Without it a key that expires still does, when it did before.
+    ttl_seconds: Ttl | None = None
+    return_current: bool = False
+    #: Answer with the value that came of it.
+    return_value: bool = False
+    metadata: Metadata | None = None
+    messages: Messages | None = None
+    correlation_id: CorrelationId | None = None
+    causation_id: CausationId | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_patch(self.kind, self.patch)
+        return self
 
 
 class ReadCommand(_KeyCommand):
@@ -261,6 +294,7 @@ class SaveOperation(_Operation):
     value: Value
     etag: Etag | None = None
     concurrency: Concurrency = "last-write"
+    ttl_seconds: Ttl | None = None
 
 
 class DeleteOperation(_Operation):
@@ -425,11 +459,12 @@ class DescribeCommand(_Command):
     op: Literal["describe"]
 
 
-Mutation = SaveCommand | DeleteCommand | RestoreCommand | PurgeCommand
-KeyCommand = SaveCommand | DeleteCommand | RestoreCommand | PurgeCommand | ReadCommand | HistoryCommand | ChangesCommand
+Mutation = SaveCommand | DeleteCommand | PatchCommand | RestoreCommand | PurgeCommand
+KeyCommand = Mutation | ReadCommand | HistoryCommand | ChangesCommand
 Command = (
     SaveCommand
     | DeleteCommand
+    | PatchCommand
     | RestoreCommand
     | PurgeCommand
     | TransactCommand

@@ -51,8 +51,10 @@ class ConflictError(HoldfastError):
     :ivar current: the current value, if the command asked for it and the key is there.
     :ivar current_known: whether ``current`` tells the state that was found: without it None is no value, but means
         that it was not asked for, or that the user may not read it.
-    :ivar code: ``etag_mismatch``, ``exists`` or ``absent``; ``no_value`` or ``stripped`` if there is nothing to
-        restore; ``hidden`` if this user may not read the key, and so is told none of the above.
+    :ivar code: ``etag_mismatch``, ``exists``, ``absent`` or ``newer``; of a patch also ``test_failed`` or
+        ``unpatchable``; ``no_value`` or ``stripped`` if there is nothing to restore; ``hidden`` if this user may not
+        read the key, and so is told none of the above.
+    :ivar field: of a patch that does not fit the value, the place in it, as in ``patch[2]``.
     :ivar operation: of a transaction: which of its operations met the conflict, counted from 0; None for a command on
         one key. ``key`` and everything else is of this operation.
     """
@@ -69,6 +71,8 @@ class ConflictError(HoldfastError):
         current_known: bool = False,
         code: str = "etag_mismatch",
         operation: int | None = None,
+        field: str | None = None,
+        reason: str | None = None,
     ) -> None:
         self.key = key
         self.operation = operation
@@ -79,6 +83,10 @@ class ConflictError(HoldfastError):
         self.current = current
         self.current_known = current_known
         self.code = code
+        self.field = field
+        if code in ("test_failed", "unpatchable"):
+            super().__init__(f"{key!r}: {code}, {field}: {reason}" if field else f"{key!r}: {code}: {reason}")
+            return
         wanted = "absent" if expected is None else f"at etag {expected!r}"
         if expected is None and code == "absent":
             wanted = "present"

@@ -26,7 +26,7 @@ NO_LEVEL: Final = "-"
 MAX_LEVEL_LENGTH: Final = 60
 
 #: What an event may have beside what every event has.
-_OPTIONAL: Final = ("author", "metadata", "correlation_id", "causation_id", "restored")
+_OPTIONAL: Final = ("expires", "author", "metadata", "correlation_id", "causation_id", "restored")
 
 
 @lru_cache(maxsize=4096)

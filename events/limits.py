@@ -38,6 +38,12 @@ CLIENT_MESSAGE_BYTES: Final = 256 * 1024
 #: Replies are split into messages of about this size.
 REPLY_MESSAGE_BYTES: Final = 1024 * 1024
 
+#: Seconds that a value may be made to live: 68 years.
+MAX_TTL_SECONDS: Final = 2**31 - 1
+
+#: Operations of one JSON Patch, and numbers that one command increments.
+MAX_PATCH_OPERATIONS: Final = 1000
+
 MAX_METADATA_ENTRIES: Final = 32
 MAX_METADATA_BYTES: Final = 4096
 

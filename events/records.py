@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from .commands import DeleteCommand, Mutation, RestoreCommand, SaveCommand, TransactCommand
+from .commands import DeleteCommand, Mutation, PatchCommand, RestoreCommand, SaveCommand, TransactCommand
 from .etags import make_etag
 from .outbox import OutboxMessage, messages_text
 
@@ -33,10 +33,16 @@ class _Record(BaseModel):
 class Event(_Record):
     """One version of one key."""
 
-    type: Literal["saved", "deleted", "purged"]
-    #: Per key 1, 2, 3, … without gaps, on through deletes.
+    #: An ``expired`` event has no command: a worker makes it when the time of the event before it has come, and its
+    #: time is that moment.
+    type: Literal["saved", "deleted", "expired", "purged"]
+    #: Per key 1, 2, 3, … without gaps, on through deletes and expiries.
     version: int
     value: Any = None
+    #: Of a saved one: the service time in milliseconds from which on the key is absent.
+    expires: int | None = None
+    #: Of a saved one that came of a patch: see :func:`patch_mark`.
+    patch: str | None = None
     #: To be published, at least once.
     messages: tuple[OutboxMessage, ...] | None = None
     #: What its command belongs to, and what led to it, as the command said.
@@ -56,7 +62,7 @@ class Event(_Record):
 
     @property
     def exists(self) -> bool:
-        """Whether the key is there after this event."""
+        """Whether the key is there after this event, until it expires."""
         return self.type == "saved"
 
 
@@ -97,21 +103,25 @@ Record = Event | Refusal | Receipt
 
 
 def digest_of(command: Mutation) -> tuple[bytes, int]:
-    """Eight bytes over what the command means, and the size of its value in bytes of compact JSON.
+    """Eight bytes over what the command means, and the size of its value or patch in bytes of compact JSON.
 
     When it was sent and its deadline play no part, since a retry may renew them. The order of an object's
     members plays none either.
     """
-    value, concurrency = b"", None
+    value, concurrency, ttl_seconds = b"", None, None
     if isinstance(command, SaveCommand):
-        value, concurrency = value_text(command.value), command.concurrency
+        value, concurrency, ttl_seconds = value_text(command.value), command.concurrency, command.ttl_seconds
     elif isinstance(command, RestoreCommand):
-        value = restored_text(command.at_version)
-    digest = make_digest(command.op, command.store, command.key, command.etag, concurrency, command.metadata, value)
-    if isinstance(command, SaveCommand | DeleteCommand) and command.messages:
-        carried = messages_text(command.messages)
-        return with_messages(digest, carried), len(value)
-    return digest, len(value)
+        value, ttl_seconds = restored_text(command.at_version), command.ttl_seconds
+    size = len(value)
+    if isinstance(command, PatchCommand):
+        size, value, ttl_seconds = len(value_text(command.patch)), patch_digest(command), command.ttl_seconds
+    digest = make_digest(
+        command.op, command.store, command.key, command.etag, concurrency, command.metadata, value, ttl_seconds
+    )
+    if isinstance(command, SaveCommand | DeleteCommand | PatchCommand) and command.messages:
+        return with_messages(digest, messages_text(command.messages)), size
+    return digest, size
 
 
 def with_messages(digest: bytes, carried: bytes) -> bytes:
@@ -138,11 +148,14 @@ def operation_digests(command: TransactCommand) -> list[bytes]:
     for one in command.operations:
         value = b""
         condition: str | None = None
+        ttl_seconds: int | None = None
         if one.op == "save":
-            value, condition = value_text(one.value), one.concurrency
+            value, condition, ttl_seconds = value_text(one.value), one.concurrency, one.ttl_seconds
         elif one.op == "check":
             condition = None if one.exists is None else "exists" if one.exists else "absent"
-        digests.append(make_digest(one.op, command.store, one.key, one.etag, condition, command.metadata, value))
+        digests.append(
+            make_digest(one.op, command.store, one.key, one.etag, condition, command.metadata, value, ttl_seconds)
+        )
     return digests
 
 
@@ -164,9 +177,39 @@ def make_digest(
     concurrency: str | None,
     metadata: dict[str, str] | None,
     value: bytes,
+    ttl_seconds: int | None = None,
 ) -> bytes:
-    """The digest of a command, out of its parts. A delete has no concurrency and an empty value text."""
-    rest = orjson.dumps([op, store, key, etag, concurrency, metadata], option=orjson.OPT_SORT_KEYS)
-    digest = blake2b(rest, digest_size=8)
+    """The digest of a command, out of its parts. A delete has no concurrency and an empty value text.
+
+    :param value: of a patch its own digest, so that it can be made again from what the event keeps.
+    """
+    parts: list[Any] = [op, store, key, etag, concurrency, metadata]
+    if ttl_seconds is not None:
+        parts.append(ttl_seconds)
+    digest = blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=8)
     digest.update(value)
     return digest.digest()
+
+
+def patch_digest(command: PatchCommand) -> bytes:
+    """Eight bytes over a patch."""
+    return blake2b(value_text([command.kind, command.patch]), digest_size=8).digest()
+
+
+def patch_mark(patch: bytes, value: bytes) -> str:
+    """What an event keeps of the patch that made it, to be checked by: its digest, and that of what came of it.
+
+    The patch itself is not kept: it may say as much as the value does, and whoever erases that must not forget it.
+
+    :param value: the value's text.
+    :returns: 32 hex digits.
+    """
+    return patch.hex() + blake2b(value, digest_size=8).hexdigest()
+
+
+def expiry_digest(key: str, etag: str) -> bytes:
+    """The digest of an ``expired`` event: no command has it.
+
+    :param etag: of the state that expires.
+    """
+    return make_digest("expire", "", key, etag, None, None, b"")

@@ -55,6 +55,8 @@ class HistoryEntry(BaseModel):
     id: str
     time: int
     value: Any = None
+    #: Service time in milliseconds from which on the key is absent.
+    expires: int | None = None
     author: str | None = None
     metadata: dict[str, str] | None = None
     #: In answers to ``watch`` and ``changes``.
@@ -81,6 +83,8 @@ class KeyEntry(BaseModel):
     version: int | None = None
     #: Service time of the event that made this state.
     updated_at: int | None = None
+    #: Service time from which on it is absent, if it does not stay.
+    expires: int | None = None
 
 
 class QueryEntry(BaseModel):
@@ -93,6 +97,7 @@ class QueryEntry(BaseModel):
     etag: str
     version: int
     updated_at: int
+    expires: int | None = None
 
 
 class OperationReply(BaseModel):
@@ -108,6 +113,8 @@ class OperationReply(BaseModel):
     #: Of a save and a delete.
     changed: bool | None = None
     updated_at: int | None = None
+    #: Of a save.
+    expires: int | None = None
 
 
 class Reply(BaseModel):
@@ -124,7 +131,7 @@ class Reply(BaseModel):
     time: int | None = None
     error: ErrorInfo | None = None
 
-    # Of save, delete and read:
+    # Of save, patch, delete and read:
     exists: bool | None = None
     etag: str | None = None
     version: int | None = None
@@ -132,6 +139,8 @@ class Reply(BaseModel):
     changed: bool | None = None
     #: Service time of the event that made this state.
     updated_at: int | None = None
+    #: Service time in milliseconds from which on the key is absent, if it does not stay.
+    expires: int | None = None
 
     #: Of a transaction: one for each operation, in order.
     results: list[OperationReply] | None = None

@@ -42,6 +42,9 @@ REPLY_TO_HEADER: Final = "x-holdfast-reply-to"
 #: the letter stands in its queue until the replay is answered.
 REPLAY_HEADER: Final = "x-holdfast-replay"
 
+#: Marks a message of a worker that names keys whose time has come, and says of which store.
+SWEEP_HEADER: Final = "x-holdfast-sweep"
+
 #: How long one of Holdfast's queues waits for an acknowledgement, in milliseconds: far above anything that a message is
 #: held for.
 CONSUMER_TIMEOUT_MS: Final = 6 * 3600 * 1000

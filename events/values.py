@@ -19,20 +19,21 @@ class _FaultError(Exception):
         self.steps: list[str] = []
 
 
-def check_value(value: Any) -> Any:
+def check_value(value: Any, *, field: str = "value") -> Any:
     """Give the value back if it can be kept exactly.
 
     Kept exactly are None, bool, int of 64 bits, finite float, str, and lists, tuples (they come back as
     lists) and dicts with string keys of these, at most 100 levels deep. That strings are Unicode text is not
     looked at: ``encode`` refuses lone surrogates, and in JSON that was read there are none.
 
+    :param field: what it is called in an error.
     :raises InvalidError: for anything else; ``field`` names the place, as in ``value.items[3]``.
     """
     try:
         _check(value, MAX_DEPTH)
     except _FaultError as fault:
-        place = shorten("".join(["value", *reversed(fault.steps)]))
-        raise InvalidError(str(fault), code="bad_value", field=place) from None
+        place = shorten("".join([field, *reversed(fault.steps)]))
+        raise InvalidError(str(fault), code=f"bad_{field}", field=place) from None
     return value
 
 

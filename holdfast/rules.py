@@ -7,7 +7,7 @@ from typing import Any
 
 from .events import Event, Receipt, Record, Refusal, Status
 from .events.outbox import messages_text
-from .events.records import make_digest, restored_text, value_text, with_messages
+from .events.records import expiry_digest, make_digest, patch_mark, restored_text, value_text, with_messages
 from .stores import Head, Malformed, Mark, Place
 
 
@@ -26,8 +26,10 @@ class Rule(StrEnum):
     TIME = "time"
     #: What was absent is not deleted.
     DELETE = "delete"
-    #: An event's digest is that of a command that could have made it: of its key, value, metadata and predecessor. Of a
-    #: stub it cannot be told.
+    #: What expires does so at its time: the next event says so, unless it is of before that time.
+    EXPIRY = "expiry"
+    #: An event's digest is that of a command that could have made it: of its key, value, metadata and predecessor. A
+    #: patch is not kept, but for its own digest and that of the value that came of it. Of a stub it cannot be told.
     DIGEST = "digest"
     #: A value that was restored is the one of its version, as long as that has it.
     RESTORED = "restored"
@@ -141,6 +143,7 @@ class Succession:
             yield self._fault(
                 Rule.TIME, f"its time is {predecessor.time - event.time} ms before that of its predecessor"
             )
+        yield from (self._fault(Rule.EXPIRY, message) for message in expiry_faults(event, predecessor))
         if event.type == "deleted" and not there:
             yield self._fault(Rule.DELETE, "deletes what was absent")
         elif not event.stripped and not digest_fits(event, predecessor, self._store):
@@ -156,26 +159,58 @@ def digest_fits(event: Event, predecessor: Event | None, store: str) -> bool:
 
     The command's etag and concurrency are not kept, but there are few that can have led here.
     """
-    there = predecessor is not None and predecessor.type == "saved"
+    etag = predecessor.etag if predecessor is not None and predecessor.type == "saved" else None
+    key, metadata, digest = event.key, event.metadata, event.digest
+    ttl_seconds = None if event.expires is None else (event.expires - event.time) // 1000
+    carried = messages_text(event.messages) if event.messages else None
+
+    def carrying(plain: bytes) -> bytes:
+        return plain if carried is None else with_messages(plain, carried)
+
+    if event.type == "expired":
+        return etag is not None and expiry_digest(key, etag) == digest
+    if event.patch is not None:
+        patch, value = bytes.fromhex(event.patch[:16]), value_text(event.value)
+        return event.patch == patch_mark(patch, value) and any(
+            carrying(make_digest("patch", store, key, condition, None, metadata, patch, ttl)) == digest
+            # Without a time of its own it leaves that of its predecessor.
+            for ttl in {ttl_seconds, None}
+            for condition in {etag, None}
+        )
     op, value, concurrency = {"deleted": "delete", "purged": "purge"}.get(event.type, "restore"), b"", None
     if event.restored is not None:
         value = restored_text(event.restored)
     elif event.type == "saved":
         op, value, concurrency = "save", value_text(event.value), "last-write"
-    key, metadata, digest = event.key, event.metadata, event.digest
-    carried = messages_text(event.messages) if event.messages else None
 
     def fits(etag: str | None, concurrency: str | None) -> bool:
-        plain = make_digest(op, store, key, etag, concurrency, metadata, value)
-        return (plain if carried is None else with_messages(plain, carried)) == digest
+        return carrying(make_digest(op, store, key, etag, concurrency, metadata, value, ttl_seconds)) == digest
 
     if fits(None, concurrency):
         return True
-    etag = predecessor.etag if predecessor is not None and there else None
     if etag is not None and fits(etag, concurrency):
         return True
     # With an etag it plays no part, and without one it demands that there is nothing.
     return op == "save" and fits(etag, "first-write")
+
+
+def expiry_faults(event: Event, predecessor: Event | None) -> Iterator[str]:
+    """What is wrong with when an event expires, or its predecessor did."""
+    if event.expires is not None and event.expires <= event.time:
+        yield "expires before it was made"
+    expires = None if predecessor is None or not predecessor.exists else predecessor.expires
+    if event.type == "expired":
+        if expires is None:
+            yield "says that something has expired which does not"
+        elif event.time != expires:
+            yield f"says that it expired at {event.time}, which it did at {expires}"
+    elif expires is not None and event.time >= expires:
+        yield f"follows a state that had expired {event.time - expires} ms before, without an event that says so"
+    if event.expires is None or (event.expires - event.time) % 1000 == 0:
+        return
+    # A patch may have left it as it was.
+    if event.patch is None or event.expires != expires:
+        yield "does not expire whole seconds after it was made"
 
 
 class Identity:
@@ -265,10 +300,12 @@ def _conflict_fault(refusal: Refusal, event: Record | Malformed | None, mark: Ma
         # That is told already.
         return None
     if winner is None and isinstance(version, int) and version <= mark.floor and answer.get("exists") is False:
-        # A transaction that demanded a key which never was, or a restore of one.
+        # A transaction that demanded a key which never was, or a restore or a JSON Patch of one.
         return None
     if not isinstance(event, Event) or (event.key, event.version, event.id) != (_key(refusal), version, winner):
         return f"tells of version {version} by {winner!r}, which is not in the log"
+    if event.exists and event.expires is not None and refusal.time >= event.expires:
+        return f"tells of version {version}, which had expired by then"
     if event.exists != answer.get("exists", True) or actual != (event.etag if event.exists else None):
         return f"tells of the etag {actual!r}, which that version has not"
     return None
@@ -278,6 +315,10 @@ def _key(refusal: Refusal) -> str:
     """The key that an answer is about: that of one operation, if it is a transaction's."""
     key = _error(refusal).get("key")
     return key if isinstance(key, str) else refusal.key
+
+
+def _head_of(event: Event) -> Head:
+    return Head(event.version, event.exists, event.id, event.time, event.expires)
 
 
 def _error(refusal: Refusal) -> dict[str, Any]:
@@ -293,8 +334,6 @@ def current_fault(event: Event, holds: Record | Malformed | None, head: Head | N
         return f"a lookup says that version {head.version} is the newest"
     if version < head.version:
         return f"a lookup says that version {head.version} is the newest, another one that it is {version}"
-    if not isinstance(holds, Event) or head._replace(opens=False) != Head(
-        holds.version, holds.exists, holds.id, holds.time
-    ):
+    if not isinstance(holds, Event) or head._replace(opens=False) != _head_of(holds):
         return f"a lookup tells of version {head.version} by {head.id!r}, which is not what the log holds"
     return None

@@ -21,12 +21,13 @@ from typing import Any, Final
 from ..events import Status
 from ..events.replies import error
 from .inspection import InspectableStore
-from .interface import EventStore, IndexedStore, TransactionalStore
+from .interface import EventStore, ExpiringStore, IndexedStore, TransactionalStore
 from .retention import CompactableStore
 
 #: What stores may offer beyond the core, by the name that everybody is told.
 CAPABILITIES: Final[dict[str, type]] = {
     "erasing": CompactableStore,
+    "expiry": ExpiringStore,
     "indexes": IndexedStore,
     "inspection": InspectableStore,
     "transactions": TransactionalStore,

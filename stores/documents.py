@@ -3,7 +3,7 @@
 ::
 
     {_id: {c: <command id>, n: <position in a transaction, else 0>},
-     key, version, type, value, messages, time, author, digest, metadata, answer, events,
+     key, version, type, value, expires, patch, messages, time, author, digest, metadata, answer, events,
      correlation_id, causation_id, restored, stripped, first, at}
 
 Fields that have nothing to say are left out; refusals and receipts have no version, which keeps them out of the index
@@ -69,6 +69,10 @@ def to_document(record: Record) -> dict[str, Any]:
         # A deleted key has no value; a saved one may have the value null, which is one.
         if record.value is not None or (record.type == "saved" and not record.stripped):
             document["value"] = record.value
+        if record.expires is not None:
+            document["expires"] = DatetimeMS(record.expires)
+        if record.patch is not None:
+            document["patch"] = record.patch
         if record.correlation_id is not None:
             document["correlation_id"] = record.correlation_id
         if record.causation_id is not None:
@@ -119,6 +123,8 @@ def to_record(document: dict[str, Any]) -> Record:
     # Members that a record does not have are passed over, and those that it may lack have their defaults.
     identity = document["_id"]
     fields = {**document, "id": identity["c"], "position": identity["n"], "time": to_millis(document["time"])}
+    if "expires" in document:
+        fields["expires"] = to_millis(document["expires"])
     return _OTHERS.get(document["type"], _event).validate_python(fields)
 
 

@@ -30,6 +30,8 @@ class Head(NamedTuple):
     id: str
     #: Service time of the event, in milliseconds.
     time: int
+    #: Service time in milliseconds from which on the key is absent, whatever ``exists`` says.
+    expires: int | None = None
     #: What is written on it begins the key anew, and says so (:attr:`Event.first`): there is no event, or one that is
     #: about to be dropped.
     opens: bool = False
@@ -86,6 +88,23 @@ class KeyPage(NamedTuple):
 
     keys: list[str]
     next: str | None
+
+
+class Expiry(NamedTuple):
+    """The place of an event in the order in which events expire."""
+
+    #: When it expires, in milliseconds.
+    time: int
+    key: str = ""
+    version: int = 0
+
+
+class ExpiryPage(NamedTuple):
+    """Some keys whose time has come."""
+
+    keys: list[str]
+    #: Up to where events were looked at; None if there are no more.
+    next: Expiry | None
 
 
 @runtime_checkable
@@ -202,6 +221,27 @@ class EventStore(Suspects, Protocol):
 
 
 # -- Capabilities: see capabilities.py
+
+
+@runtime_checkable
+class ExpiringStore(EventStore, Protocol):
+    """A store that finds what has expired. In others too values expire, but the log says so only when they are met."""
+
+    async def expired(self, *, until: int, after: Expiry | None = None, limit: int = 1000) -> ExpiryPage:
+        """Keys that have expired by a time, and whose log does not say so yet: no event follows the one that expires.
+
+        In the order of their expiries, of those behind ``after``. It looks at ``limit`` events at most; of these there
+        may be few, or none, whose keys are among the result. An event may come to stand behind a place that was
+        looked at before, since what expires was decided some time before it is in the log.
+
+        :param until: service time in milliseconds.
+        """
+
+    async def swept(self) -> int:
+        """The time that was noted last by ``note_swept``; 0 before."""
+
+    async def note_swept(self, until: int) -> None:
+        """Keep a time beside the log: it says of all that expired until then that it did. An earlier one is no news."""
 
 
 @runtime_checkable

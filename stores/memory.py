@@ -14,7 +14,7 @@ from ..events import ClosedError, Event, Receipt, Record, Refusal, StoreError, T
 from ..events.queries import Path
 from .indexes import Candidate, IndexQuery, IndexState, Progress, narrow
 from .inspection import EventPage, Malformed, Place, RecordPage
-from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome, Transacted
+from .interface import AlreadyApplied, Appended, Expiry, ExpiryPage, Fence, Head, KeyPage, Outcome, Transacted
 from .matching import matches, position, sort_key
 from .names import checked_name
 from .retention import KeyVersion, Mark, Trace
@@ -52,6 +52,9 @@ class MemoryStore:
         self._by_key: dict[str, list[Event]] = {}
         # Byte order of UTF-8 is the order of code points, which is how Python compares strings.
         self._keys: list[str] = []
+        #: The events that expire, in that order.
+        self._expiries: list[Expiry] = []
+        self._swept = 0
         self._topology: Topology | None = None
         self._strikes: Counter[str] = Counter()
         self._declared: frozenset[Path] = frozenset()
@@ -159,7 +162,14 @@ class MemoryStore:
         self._check_fence(after)
         newest = ((key, self._by_key[key][-1]) for key in keys if key in self._by_key)
         return {
-            key: Head(event.version, event.exists, event.id, event.time, (key, event.version) in self._closed)
+            key: Head(
+                event.version,
+                event.exists,
+                event.id,
+                event.time,
+                event.expires,
+                (key, event.version) in self._closed,
+            )
             for key, event in newest
         }
 
@@ -237,6 +247,24 @@ class MemoryStore:
                 return KeyPage(page, page[-1])
             page.append(key)
         return KeyPage(page, None)
+
+    async def expired(self, *, until: int, after: Expiry | None = None, limit: int = 1000) -> ExpiryPage:
+        """Keys that have expired by a time, and whose log does not say so yet."""
+        self._check_open()
+        start = 0 if after is None else bisect_right(self._expiries, after)
+        places = self._expiries[start : bisect_left(self._expiries, Expiry(until + 1))][: limit + 1]
+        keys = [key for _, key, version in places[:limit] if self._by_key[key][-1].version == version]
+        return ExpiryPage(keys, places[limit - 1] if len(places) > limit else None)
+
+    async def swept(self) -> int:
+        """The time that was noted last."""
+        self._check_open()
+        return self._swept
+
+    async def note_swept(self, until: int) -> None:
+        """Keep a time; an earlier one changes nothing."""
+        self._check_open()
+        self._swept = max(self._swept, until)
 
     async def scan(self) -> AsyncIterator[Record]:
         """Every record that is there when the scan starts, in the order in which they were appended."""
@@ -374,6 +402,8 @@ class MemoryStore:
                 insort(self._keys, record.key)
                 self._by_key[record.key] = []
             insort(self._by_key[record.key], record, key=_version)
+            if record.expires is not None:
+                insort(self._expiries, Expiry(record.expires, record.key, record.version))
 
     def _put(self, event: Event) -> None:
         """Put an event in the place of the one with its key and version."""
@@ -458,7 +488,7 @@ class MemoryInspection:
 
 #: What strip does to an event; the value is kept as JSON.
 _STRIPPED = {
-    **dict.fromkeys(("messages", "metadata", "correlation_id", "causation_id")),
+    **dict.fromkeys(("patch", "messages", "metadata", "correlation_id", "causation_id")),
     "value": b"null",
     "stripped": True,
 }

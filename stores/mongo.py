@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 import bson
+from bson import Int64
 from bson.raw_bson import RawBSONDocument
 
 from ..events import ClosedError, Event, Record, StoreConfigError, StoreError, StoreUnavailable, Topology, mask_url
@@ -15,7 +16,7 @@ from ..events.queries import Path
 from .documents import MAX_DOCUMENT_BYTES, decode_reply, encode_records, guard, id_of, to_millis, to_record
 from .driver import Blocked, Driver
 from .indexes import Candidate, IndexQuery, IndexState, Progress
-from .interface import AlreadyApplied, Appended, Fence, Head, KeyPage, Outcome, Transacted
+from .interface import AlreadyApplied, Appended, Expiry, ExpiryPage, Fence, Head, KeyPage, Outcome, Transacted
 from .mongo_documents import Documents, warn_of_remains
 from .mongo_inspection import MongoInspection
 from .mongo_retention import MongoRetention
@@ -29,6 +30,7 @@ from .queries import (
     VERSION_GROUP,
     VERSION_INDEX,
     MongoFence,
+    expiring,
     key_range,
     newest,
     read_concern,
@@ -64,6 +66,9 @@ _KEY_ROUNDS: Final = 8
 _SUSPECTS: Final = "suspects"
 
 _TOPOLOGY_ID: Final = "holdfast"
+
+#: How far the sweep has come, by the stores' names.
+_SWEEP: Final = "sweep"
 
 
 class MongoStore:
@@ -486,6 +491,33 @@ class MongoStore:
             keys = [row["_id"] for row in rows]
         return keys
 
+    async def expired(self, *, until: int, after: Expiry | None = None, limit: int = 1000) -> ExpiryPage:
+        """Keys that have expired by a time, and whose log does not say so yet, out of the indexes alone."""
+        # One more tells whether there are more, and another one is where the last page ended.
+        rows, complete = await self._rows({"find": self._log, **expiring(until, after, limit + 2)}, None)
+        places = [Expiry(to_millis(row["expires"]), row["key"], int(row["version"])) for row in rows]
+        if places and places[0] == after:
+            del places[0]
+        looked = places[:limit]
+        versions = await self.versions({place.key for place in looked}) if looked else {}
+        keys = [place.key for place in looked if versions.get(place.key) == place.version]
+        return ExpiryPage(keys, looked[-1] if len(places) > limit or (looked and not complete) else None)
+
+    async def swept(self) -> int:
+        """The time that was noted last."""
+        rows, _ = await self._rows({"find": _SWEEP, "filter": {"_id": self.name}, "limit": 1}, None)
+        return int(rows[0]["until"]) if rows else 0
+
+    async def note_swept(self, until: int) -> None:
+        """Keep a time; an earlier one changes nothing."""
+        update = {"q": {"_id": self.name}, "u": {"$max": {"until": Int64(until)}}, "upsert": True}
+        reply = await self._opened.command(
+            {"update": _SWEEP, "updates": [update], "writeConcern": self._write_concern}, tolerate=[DUPLICATE_KEY]
+        )
+        errors = [error for error in reply.get("writeErrors", ()) if error.get("code") != DUPLICATE_KEY]
+        if errors or reply.get("writeConcernError"):
+            raise StoreUnavailable("no majority has confirmed how far the sweep has come")
+
     async def scan(self) -> AsyncIterator[Record]:
         """Every record that is there throughout, in the order of the ids."""
         last: dict[str, Any] = {}
@@ -594,7 +626,15 @@ class MongoStore:
 
 
 def _head_of(row: Mapping[str, Any]) -> Head:
-    return Head(int(row["v"]), row["type"] == "saved", row["c"], int(row["time"]), row["closed"] is not None)
+    expires = row["expires"]
+    return Head(
+        int(row["v"]),
+        row["type"] == "saved",
+        row["c"],
+        int(row["time"]),
+        None if expires is None else int(expires),
+        row["closed"] is not None,
+    )
 
 
 def _part(documents: list[bytes], start: int) -> list[bytes]:

@@ -1,6 +1,7 @@
 """Looking through a log in MongoDB as it is. Nothing is taken for granted of its documents and indexes."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from .interface import Fence
 from .mongo_retention import MongoRetention
 from .queries import HAS_VERSION, NEWEST_FIRST, MongoFence, read_concern
 from .retention import Mark
-from .setup import CURRENT_VIEW, FIRST_INDEX, LOG_INDEX
+from .setup import CURRENT_VIEW, FIRST_INDEX, LOG_INDEX, SWEEP_INDEX
 
 #: Documents that are asked for at a time.
 _PAGE: Final = 2000
@@ -35,16 +36,23 @@ _REQUIRED: Final = {
     "saved": _COMMON | {"version", "value"},
     "deleted": _COMMON | {"version"},
     "purged": _COMMON | {"version"},
+    "expired": _COMMON | {"version"},
     "refused": _COMMON | {"answer"},
     "transacted": _COMMON | {"answer", "events"},
 }
 #: A stub is one by what it lacks.
 _OF_STUBS: Final = _COMMON | {"version", "stripped"}
-_ERASED: Final = frozenset({"value", "metadata", "messages", "correlation_id", "causation_id"})
+_ERASED: Final = frozenset({"value", "patch", "metadata", "messages", "correlation_id", "causation_id"})
 _IDS: Final = ("author", "correlation_id", "causation_id")
 _OPTIONAL: Final = frozenset({*_IDS, "metadata", "messages", "restored", "first", "closed"})
 _OF_RECEIPTS: Final = frozenset({"author", "metadata", "messages", "at"})
+#: What only a saved one may have: when it expires, and a mark of the patch that made it.
+_OF_SAVED: Final = frozenset({"expires", "patch"})
+_MARK: Final = re.compile("[0-9a-f]{32}", re.ASCII)
 _DIGEST_BYTES: Final = 8
+#: In the place of what is not there.
+_DATE: Final = DatetimeMS(0)
+_NO_PATCH: Final = "0" * 32
 
 _NAMESPACE_NOT_FOUND: Final = 26
 
@@ -342,7 +350,7 @@ def fault_of(document: Mapping[str, Any]) -> str | None:
                 return f"is a stub, and has the field {_list(names & _ERASED)}"
         if not names >= required:
             return f"lacks {_list(required - names)}"
-        optional = _OF_RECEIPTS if kind == "transacted" else _OPTIONAL
+        optional = _OF_RECEIPTS if kind == "transacted" else _OPTIONAL | (_OF_SAVED if kind == "saved" else frozenset())
         if not names <= required | optional:
             return f"has the unknown field {_list(names - required - optional)}"
         for name in _IDS:
@@ -351,8 +359,12 @@ def fault_of(document: Mapping[str, Any]) -> str | None:
         metadata = document.get("metadata", {})
         if type(metadata) is not dict or any(type(text) is not str for text in metadata.values()):
             return "metadata is no object of texts"
-    if type(document["time"]) is not datetime and not isinstance(document["time"], DatetimeMS):
-        return "time is no date"
+    for name in ("time", "expires"):
+        if type(document.get(name, _DATE)) is not datetime and not isinstance(document.get(name, _DATE), DatetimeMS):
+            return f"{name} is no date"
+    mark = document.get("patch", _NO_PATCH)
+    if type(mark) is not str or not _MARK.fullmatch(mark):
+        return "patch is not 32 hex digits"
     if type(document["digest"]) is not bytes or len(document["digest"]) != _DIGEST_BYTES:
         return f"digest is not {_DIGEST_BYTES} bytes"
     if type(document["key"]) is not str:
@@ -441,7 +453,8 @@ def _collection_faults(name: str, found: Mapping[str, Any]) -> list[str]:
 def _index_faults(indexes: Sequence[Mapping[str, Any]]) -> list[str]:
     faults: list[str] = []
     named = {index["name"]: index for index in indexes}
-    wanted = {"_id_": {"name": "_id_", "key": {"_id": 1}}, LOG_INDEX["name"]: LOG_INDEX}
+    by_id = {"name": "_id_", "key": {"_id": 1}}
+    wanted = {index["name"]: index for index in (by_id, LOG_INDEX, SWEEP_INDEX)}
     for name, definition in wanted.items():
         index = named.get(name)
         if index is None:

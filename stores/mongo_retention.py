@@ -29,7 +29,7 @@ _TRACE: Final = {
     "carries": {"$isArray": "$messages"},
 }
 #: What is erased of an event.
-_ERASED: Final = dict.fromkeys(("value", "messages", "metadata", "correlation_id", "causation_id"), "")
+_ERASED: Final = dict.fromkeys(("value", "patch", "messages", "metadata", "correlation_id", "causation_id"), "")
 #: More than any reply has, so that none is cut short but by MongoDB's 16 MiB, which these never reach.
 _ONE_BATCH: Final = 1_000_000
 _FIELDS: Final = tuple(field.name for field in fields(Mark))

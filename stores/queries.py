@@ -3,15 +3,21 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bson import Timestamp
+from bson import Int64, Timestamp
+from bson.datetime_ms import DatetimeMS
 
-from .interface import Fence
+from .interface import Expiry, Fence
 
 #: The unique index on (key, version). Refusals have no version and stay out of it.
 VERSION_INDEX: Final = "key_version"
 
 #: The index on (key, at) of the receipts that carry messages.
 RECEIPT_INDEX: Final = "key_receipt"
+
+#: The index on what expires, with the key and version: a page of it can be read without its documents. All other events
+#: stay out of it.
+EXPIRY_INDEX: Final = "expires"
+EXPIRY_ORDER: Final[dict[str, Any]] = {"expires": 1, "key": 1, "version": 1}
 
 HAS_VERSION: Final[dict[str, Any]] = {"version": {"$gt": 0}}
 CARRIES_AT: Final[dict[str, Any]] = {"at": {"$gte": 0}}
@@ -27,6 +33,7 @@ HEAD_GROUP: Final[dict[str, Any]] = {
         # A number is decoded faster than a date.
         "time": {"$first": {"$toLong": "$time"}},
         "closed": {"$first": "$closed"},
+        "expires": {"$first": {"$toLong": "$expires"}},
     }
 }
 #: The newest version of each key: the index alone answers it.
@@ -47,6 +54,25 @@ def newest(keys: Any, group: dict[str, Any], *rest: dict[str, Any]) -> list[dict
     The server plans it as DISTINCT_SCAN: one seek into the index per key, however many versions there are.
     """
     return [{"$match": {"key": keys, **HAS_VERSION}}, NEWEST_FIRST, group, *rest]
+
+
+def expiring(until: int, after: Expiry | None, limit: int) -> dict[str, Any]:
+    """A ``find`` of the events that expire up to a time, in that order, from a place on, which it includes.
+
+    The index has all that it asks for, so that no document is read.
+    """
+    found: dict[str, Any] = {
+        # In place of a condition: together with "min" that would be tried on each document that comes later, too.
+        "filter": {},
+        "max": {"expires": DatetimeMS(until + 1), "key": "", "version": Int64(0)},
+        "projection": {"_id": 0, **EXPIRY_ORDER},
+        "sort": EXPIRY_ORDER,
+        "limit": limit,
+        "hint": EXPIRY_INDEX,
+    }
+    if after is not None:
+        found["min"] = {"expires": DatetimeMS(after.time), "key": after.key, "version": Int64(after.version)}
+    return found
 
 
 def key_range(prefix: str, after: str | None) -> dict[str, str]:

@@ -7,6 +7,8 @@ from ..events import StoreConfigError, StoreError, StoreUnavailable
 from .driver import AccessRefused, Driver
 from .queries import (
     CARRIES_AT,
+    EXPIRY_INDEX,
+    EXPIRY_ORDER,
     HAS_VERSION,
     HEAD_GROUP,
     NEWEST_FIRST,
@@ -52,17 +54,31 @@ REFUSAL_INDEX: Final[dict[str, Any]] = {
     "partialFilterExpression": {"type": "refused"},
 }
 
+#: The index that the sweep goes along.
+SWEEP_INDEX: Final[dict[str, Any]] = {
+    "name": EXPIRY_INDEX,
+    "key": EXPIRY_ORDER,
+    "partialFilterExpression": {"expires": {"$exists": True}},
+}
+
 #: The documents of the keys that are there, for people with a MongoDB tool.
 CURRENT_VIEW: Final[list[dict[str, Any]]] = [
     {"$match": HAS_VERSION},
     NEWEST_FIRST,
     {"$group": {"_id": "$key", "newest": {"$first": "$$ROOT"}}},
-    {"$match": {"newest.type": "saved"}},
+    {
+        "$match": {
+            "newest.type": "saved",
+            # What does not expire has nothing there, and nothing is below every time.
+            "$expr": {"$or": [{"$lte": ["$newest.expires", None]}, {"$gt": ["$newest.expires", "$$NOW"]}]},
+        }
+    },
     {
         "$project": {
             "version": "$newest.version",
             "value": "$newest.value",
             "time": "$newest.time",
+            "expires": "$newest.expires",
             "author": "$newest.author",
             "metadata": "$newest.metadata",
             "command": "$newest._id.c",
@@ -79,7 +95,7 @@ async def prepare(driver: Driver, log_name: str, view_name: str) -> None:
     """
     try:
         await _check_server(driver)
-        await create_indexes(driver, log_name, LOG_INDEX, CARRIED_INDEX)
+        await create_indexes(driver, log_name, LOG_INDEX, CARRIED_INDEX, SWEEP_INDEX)
         await _create_view(driver, log_name, view_name)
         await _check_plans(driver, log_name)
     except AccessRefused as error:
@@ -122,7 +138,7 @@ async def create_indexes(driver: Driver, log_name: str, *indexes: dict[str, Any]
     # Without a majority it may be rolled back, and the first insert would then make a log without the index, in
     # which nothing refuses a version that is taken.
     if made.get("writeConcernError"):
-        raise StoreUnavailable(f"no majority at {driver.place} has confirmed the index of the log")
+        raise StoreUnavailable(f"no majority at {driver.place} has confirmed the indexes of the log")
 
 
 async def _create_view(driver: Driver, log_name: str, view_name: str) -> None:

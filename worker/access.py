@@ -153,9 +153,12 @@ class Access:
         """
         store = command.store
         if not isinstance(command, TransactCommand):
-            if self.allows(user, operation, store, command.key):
-                return None
-            return self.denial(user, operation, store, command.key)
+            if not self.allows(user, operation, store, command.key):
+                return self.denial(user, operation, store, command.key)
+            # Whether a patch fits, and what it then answers, tells of the value that is there.
+            if command.op == "patch" and not self.allows(user, "read", store, command.key):
+                return self.denial(user, "read", store, command.key)
+            return None
         for number, one in enumerate(command.operations):
             # What a check tells is what a read does.
             operation = "read" if one.op == "check" else one.op

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..events import Event, Mutation, ReadCommand, Receipt, TransactCommand
+from ..events import Event, Mutation, PatchCommand, ReadCommand, Receipt, TransactCommand
 from .decide import Answer
 
 #: Reads are worth nothing to fold, and a transaction is in no batch but its own.
@@ -37,6 +37,8 @@ class Request:
     keys: tuple[str, ...] = ()
     #: Of a transaction: those of its operations whose keys the sender may not read; it is ``blind`` if there are any.
     hidden: frozenset[int] = frozenset()
+    #: A read that only looks whether the key has expired: nobody asked for it, and it is told nothing.
+    sweep: bool = False
     #: Whatever the caller needs to send the answer on.
     origin: Any = None
     answer: Answer | None = None
@@ -71,6 +73,8 @@ class Batch:
     limit: asyncio.Timeout | None = None
     #: What has its final answer, in order, until somebody takes it.
     answered: list[Request] = field(default_factory=list)
+    #: Keys that a read found to have expired, without an event that says so.
+    lapsed: set[str] = field(default_factory=set)
     #: Called on the way, when the values in the answers become many bytes. Who takes them off then bounds the memory.
     release: Callable[["Batch"], Awaitable[None]] | None = None
     _repeats: dict[Request, list[Request]] = field(default_factory=dict)
@@ -168,7 +172,13 @@ def same_command(one: Request, other: Request) -> bool:
         and one.digest == other.digest
         and one.command.return_current == other.command.return_current
         and one.command.max_version == other.command.max_version
+        and wants_value(one.command) == wants_value(other.command)
     )
+
+
+def wants_value(command: KeyOperation) -> bool:
+    """Whether a write is to be answered with the value that came of it."""
+    return isinstance(command, PatchCommand) and command.return_value
 
 
 def is_write(command: KeyOperation) -> bool:

@@ -29,7 +29,16 @@ from yarl import URL
 from ..amqp import Line, Valve
 from ..events import HoldfastError, partition_queue
 from ..events.feed import routing_word, stream_queue
-from ..events.topology import COMMANDS, CONSUMER_TIMEOUT_MS, DEAD, DEAD_ARGUMENTS, EVENTS, HOP_HEADER, INGRESS
+from ..events.topology import (
+    COMMANDS,
+    CONSUMER_TIMEOUT_MS,
+    DEAD,
+    DEAD_ARGUMENTS,
+    EVENTS,
+    HOP_HEADER,
+    INGRESS,
+    SWEEP_HEADER,
+)
 from ..events.urls import mask_url
 from ..reasons import reason_of
 from .burial import burial_headers, replayed
@@ -100,6 +109,8 @@ class AmqpBroker:
         self._options = options
         self._url = url.update_query(heartbeat=str(negotiated_heartbeat(options.heartbeat)))
         self._connect_timeout = connect_timeout
+        #: The user whose connections these are.
+        self.account = url.user or (None if url.query.get("auth") == "external" else "guest")
         self._lines: list[Line] = []
         self._closing = False
         self._counter = 0
@@ -434,6 +445,22 @@ class AmqpBroker:
         with translated("checking the broker", passing=(DeliveryError,)), suppress(DeliveryError):
             # A full queue is one that answers.
             await self._publish_confirmed(self._confirmed, message, partition_queue(0))
+
+    async def sweep(self, store: str, partition: int, body: bytes) -> None:
+        """Send keys whose time has come to their partition, in this account's own name: nobody else's are looked at.
+
+        :raises aio_pika.exceptions.DeliveryError: if the queue does not take them.
+        """
+        message = aio_pika.Message(
+            body,
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=self._message_id(),
+            user_id=self.account,
+            headers={SWEEP_HEADER: store},
+        )
+        with translated("sweeping", passing=(DeliveryError,)):
+            await self._publish_confirmed(self._confirmed, message, partition_queue(partition))
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge one delivery, or all up to it."""

@@ -13,6 +13,7 @@ from ..events import (
     HistoryCommand,
     KeysCommand,
     Mutation,
+    PatchCommand,
     PurgeCommand,
     QueryCommand,
     ReadCommand,
@@ -25,9 +26,11 @@ from ..events import (
     WatchCommand,
     make_etag,
 )
-from ..events.limits import FENCE_WINDOW_MS
+from ..events.limits import DEFAULT_MAX_VALUE_BYTES, FENCE_WINDOW_MS
+from ..events.records import patch_digest, patch_mark
 from ..events.replies import error
 from ..stores import Head
+from .patching import ABSENT, Effort, MisfitError, Patched, apply_patch
 
 Answer = dict[str, Any]
 #: Commands that change nothing, and are not answered when they come too late.
@@ -59,14 +62,27 @@ class Rejection:
 
 
 def decide(
-    command: Mutation, head: Head, *, now: int, author: str | None, digest: bytes, source: Event | None = None
+    command: Mutation,
+    head: Head,
+    *,
+    now: int,
+    author: str | None,
+    digest: bytes,
+    source: Event | None = None,
+    value: Any = ABSENT,
+    max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
+    effort: Effort | None = None,
 ) -> Event | Rejection:
-    """Decide one write against the newest event of its key.
+    """Decide one write against the newest event of its key, which has not expired unless an event says so.
 
     :param source: of a restore, the event whose value is to come back, if there is one.
 
     An etag always wins over ``concurrency``; null is no etag, any other string that is not the current one is a
     mismatch, also the empty one. A key that is absent has no etag, so that nothing stale can create it again.
+
+    :param value: of the newest event, if the command is a patch and the key is there.
+    :param max_value_bytes: of what comes of a patch.
+    :param effort: what a patch takes is added to it.
     """
     if is_too_old(command, now):
         return Rejection(TOO_OLD, recorded=True, about_key=False)
@@ -81,6 +97,9 @@ def decide(
     elif isinstance(command, SaveCommand):
         if command.concurrency == "first-write" and head.exists:
             refused = conflict(command, head)
+    elif isinstance(command, PatchCommand):
+        if command.kind == "json-patch" and not head.exists:
+            refused = conflict(command, head)
     elif isinstance(command, DeleteCommand | PurgeCommand) and is_done(command, head):
         refused = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
     if isinstance(command, RestoreCommand) and (source is None or not has_value(source)):
@@ -92,18 +111,51 @@ def decide(
         return Rejection(LATE, recorded=True, about_key=False)
     if refused is not None:
         return Rejection(refused, recorded=True, about_key=True)
+    # Clocks of two owners may differ by a little: the times of one key never run backwards.
+    time = max(now, head.time)
+    if isinstance(command, PatchCommand):
+        try:
+            patched = apply_patch(command, value, max_bytes=max_value_bytes, effort=effort or Effort())
+        except MisfitError as misfit:
+            return Rejection(misfit_conflict(command, head, misfit), recorded=True, about_key=True)
+        return _patch_event(command, head, patched, time=time, author=author, digest=digest)
+    value, rare = None, _rare(command, head)
+    if isinstance(command, SaveCommand | RestoreCommand):
+        value = command.value if isinstance(command, SaveCommand) else source.value if source is not None else None
+        if command.ttl_seconds is not None:
+            rare["expires"] = time + command.ttl_seconds * 1000
     return Event(
         id=command.id,
         key=command.key,
-        # Clocks of two owners may differ by a little: the times of one key never run backwards.
-        time=max(now, head.time),
+        time=time,
         author=author,
         digest=digest,
         metadata=command.metadata,
         type=_TYPES[command.op],
         version=head.version + 1,
-        value=command.value if isinstance(command, SaveCommand) else source.value if source is not None else None,
+        value=value,
         messages=command.messages if isinstance(command, SaveCommand | DeleteCommand) else None,
+        **rare,
+    )
+
+
+def _patch_event(
+    command: PatchCommand, head: Head, patched: Patched, *, time: int, author: str | None, digest: bytes
+) -> Event:
+    expires = head.expires if head.exists else None
+    return Event(
+        id=command.id,
+        key=command.key,
+        time=time,
+        author=author,
+        digest=digest,
+        metadata=command.metadata,
+        type="saved",
+        version=head.version + 1,
+        value=patched.value,
+        expires=expires if command.ttl_seconds is None else time + command.ttl_seconds * 1000,
+        patch=patch_mark(patch_digest(command), patched.text),
+        messages=command.messages,
         **_rare(command, head),
     )
 
@@ -165,13 +217,28 @@ def conflict(command: Mutation, head: Head, *, source: Event | None = None) -> A
         code, message = "no_value", "there is no such version, or it has no value, so that none can be restored"
         if source is not None and source.stripped:
             code, message = "stripped", "the value of that version was erased, so that it cannot be restored"
+    elif isinstance(command, PatchCommand) and command.etag is None:
+        code, message = "absent", "the key is absent, so that there is nothing to apply a JSON Patch to"
     elif command.etag is None:
         code, message = "exists", "the key exists, and a first-write save demands that it does not"
     elif head.exists:
         code, message = "etag_mismatch", "the key is at another etag"
     else:
         code, message = "absent", "the key is absent, so no etag matches"
-    answer = error(Status.CONFLICT, code, message, expected=command.etag, actual=actual, winner=head.id or None)
+    return _conflict(head, code, message, expected=command.etag, actual=actual, winner=head.id or None)
+
+
+def misfit_conflict(command: PatchCommand, head: Head, misfit: MisfitError) -> Answer:
+    """The typed answer to a patch that does not fit the value that it met."""
+    actual = make_etag(head.version, head.id) if head.exists else None
+    details = {"expected": command.etag, "actual": actual, "winner": head.id or None}
+    if misfit.field is not None:
+        details["field"] = misfit.field
+    return _conflict(head, misfit.code, str(misfit), **details)
+
+
+def _conflict(head: Head, code: str, message: str, **details: Any) -> Answer:
+    answer = error(Status.CONFLICT, code, message, **details)
     answer["exists"] = head.exists
     answer["version"] = head.version
     return answer
@@ -184,12 +251,12 @@ def refusal(command: Mutation, rejection: Rejection, *, now: int, author: str | 
 
 def head_of(event: Event) -> Head:
     """What decisions need to know of an event."""
-    return Head(event.version, event.exists, event.id, event.time)
+    return Head(event.version, event.exists, event.id, event.time, event.expires)
 
 
 def answer_to(event: Event) -> Answer:
     """The answer to the command that made this event."""
-    return {
+    answer = {
         "status": "ok",
         "exists": event.exists,
         "changed": True,
@@ -197,6 +264,9 @@ def answer_to(event: Event) -> Answer:
         "version": event.version,
         "updated_at": event.time,
     }
+    if event.expires is not None:
+        answer["expires"] = event.expires
+    return answer
 
 
 def answer_again(record: Record, command: Mutation | TransactCommand, *, author: str | None, digest: bytes) -> Answer:

@@ -105,6 +105,7 @@ async def look_up(
             scope,
             after=command.after,
             limit=command.limit,
+            now=engine.now(),
             readable=readable,
             count_only=command.count_only,
         )

@@ -18,6 +18,7 @@ from ..events import (
     InvalidError,
     KeyCommand,
     KeysCommand,
+    PatchCommand,
     QueryCommand,
     ReadCommand,
     RestoreCommand,
@@ -35,6 +36,7 @@ from ..events.codec import Decoded, parse_json
 from ..events.outbox import messages_size
 from ..events.records import value_text
 from ..events.replies import error
+from ..events.topology import SWEEP_HEADER
 from ..stores import KeyScope, unsupported
 from ..stores.scopes import EVERYTHING
 from .access import Access
@@ -45,6 +47,7 @@ from .feed import NO_OUTBOX, OutboxConfig
 from .lane import Lane
 from .outbox import Outbox, Wire
 from .sources import RESTORE_BYTES
+from .sweep import requests_of
 from .transaction import keys_of
 from .watching import Watched
 
@@ -52,6 +55,9 @@ log = logging.getLogger(__name__)
 
 #: Whether a key may be read; None if every one may.
 Readable = Callable[[str], bool] | None
+
+#: Writes that may carry messages.
+Carrying = SaveCommand | DeleteCommand | PatchCommand | TransactCommand
 
 #: Why nothing is done with a message whose answer would go to one of these.
 RESERVED_ADDRESS = "reply_to names one of Holdfast's own queues"
@@ -93,6 +99,7 @@ class Intake:
         lacking: Mapping[str, Collection[str]] | None = None,
         watch: Callable[[Delivery, Watched], None],
         outbox_rules: OutboxConfig = NO_OUTBOX,
+        account: str | None = None,
     ) -> None:
         """Make an intake.
 
@@ -105,6 +112,7 @@ class Intake:
         :param outbox_rules: where messages may be published that writes carry.
         :param access: who may do what; None lets everybody do everything.
         :param lacking: of each store that cannot serve all operations, those that it cannot.
+        :param account: the workers' user, who alone may tell which keys have expired.
         """
         self._lanes = lanes
         self._outbox = outbox
@@ -119,6 +127,7 @@ class Intake:
         self._outbox_rules = outbox_rules
         self._access = access
         self._lacking = lacking or {}
+        self._account = account
 
     def take(self, delivery: Delivery, partition: int) -> None:
         """Take one message from the queue of a partition. Its body may have been read before."""
@@ -128,6 +137,9 @@ class Intake:
             return
         if delivery.reply_address_is_reserved:
             outbox.bury_whole(delivery, reason="bad_reply_to", detail=RESERVED_ADDRESS)
+            return
+        if SWEEP_HEADER in delivery.headers:
+            self._take_sweep(delivery)
             return
         # Let go of it, so that what came of a large message does not stay as long as its commands are in hand.
         decoded, delivery.decoded = delivery.decoded or decode(delivery), None
@@ -188,7 +200,7 @@ class Intake:
                 apart=delivery.apart,
                 origin=delivery,
             )
-            if isinstance(command, SaveCommand | DeleteCommand | TransactCommand) and command.messages:
+            if isinstance(command, Carrying) and command.messages:
                 refused = self._refusal_of_messages(author, command)
                 if refused is not None:
                     self._refuse_with(letters, command.id, refused, command.model_dump(exclude_unset=True))
@@ -206,14 +218,15 @@ class Intake:
                 request.digest, request.size = digest_of(command)
                 if request.size > self._max_value_bytes:
                     too_large = TooLargeError(
-                        f"is limited to {self._max_value_bytes} bytes of JSON, not {request.size}", field="value"
+                        f"is limited to {self._max_value_bytes} bytes of JSON, not {request.size}",
+                        field="patch" if isinstance(command, PatchCommand) else "value",
                     )
                     self._refuse(letters, command.id, too_large, command.model_dump(exclude_unset=True))
                     continue
                 if isinstance(command, RestoreCommand):
                     # It is going to hold a value, and nobody knows yet how large that is.
                     request.size = RESTORE_BYTES
-                elif isinstance(command, SaveCommand | DeleteCommand) and command.messages:
+                elif isinstance(command, Carrying) and command.messages:
                     request.size += messages_size(command.messages)
             requests.setdefault(store, []).append(request)
         for store, group in requests.items():
@@ -274,9 +287,7 @@ class Intake:
         else:
             self._watch(delivery, command)
 
-    def _refusal_of_messages(
-        self, author: str | None, command: SaveCommand | DeleteCommand | TransactCommand
-    ) -> Wire | None:
+    def _refusal_of_messages(self, author: str | None, command: Carrying) -> Wire | None:
         """Why a write may not carry its messages; None if it may. Those of a transaction are of its first key."""
         access = self._access
         if access is not None and not access.allows(author, "publish", command.store, command.key):
@@ -311,6 +322,23 @@ class Intake:
     ) -> None:
         answer = error(Status.UNKNOWN_STORE, "unknown_store", f"no store {command.store!r} is configured")
         self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
+
+    def _take_sweep(self, delivery: Delivery) -> None:
+        """Take keys that are to be looked at. They are no commands of anybody, so that there is nobody to be told."""
+        store = str(delivery.headers[SWEEP_HEADER])
+        lane = self._lanes.get(store)
+        requests: list[Request] = []
+        if delivery.author is None or delivery.author != self._account:
+            log.warning("a message of another account names expired keys: it is passed over")
+        elif lane is not None:
+            try:
+                requests = requests_of(delivery, store)
+            except InvalidError as fault:
+                log.warning("a message that names expired keys is passed over: %s", fault)
+        delivery.reply_to = None
+        self._outbox.expect(delivery, len(requests))
+        if lane is not None and requests:
+            lane.add(requests)
 
     def _send_elsewhere(self, delivery: Delivery, places: list[tuple[int, int]]) -> None:
         data = parse_json(delivery.body)

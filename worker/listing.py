@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ..events import make_etag
 from ..stores import EventStore, Head, KeyScope
+from .lapse import is_there
 
 #: Keys that are looked up at a time …
 CHUNK: Final = 1000
@@ -22,6 +23,7 @@ async def list_keys(
     *,
     after: str | None,
     limit: int,
+    now: int,
     readable: Callable[[str], bool] | None = None,
     count_only: bool = False,
 ) -> dict[str, Any]:
@@ -30,6 +32,7 @@ async def list_keys(
     A key that is there throughout is on exactly one page, whatever is written meanwhile.
 
     :param scope: what is looked through.
+    :param now: service time in milliseconds: what has expired by then is not there.
     :param readable: of which keys more than the name is told; None: of all.
     :raises StoreUnavailable: if the store cannot be reached.
     """
@@ -41,7 +44,7 @@ async def list_keys(
     following: str | None = None
     async for keys in _chunks(store, scope, after, limit):
         heads = await store.heads(keys)
-        found += [(key, heads[key]) for key in keys if key in heads and heads[key].exists]
+        found += [(key, heads[key]) for key in keys if key in heads and is_there(heads[key], now)]
         looked += len(keys)
         last = keys[-1]
         if len(found) > limit:
@@ -54,12 +57,14 @@ async def list_keys(
     answer: dict[str, Any] = {"status": "ok", "count": len(found), "next": following}
     if not count_only:
         answer["keys"] = [
-            {"key": key, "etag": make_etag(head.version, head.id), "version": head.version, "updated_at": head.time}
-            if readable is None or readable(key)
-            else {"key": key}
-            for key, head in found
+            _told(key, head) if readable is None or readable(key) else {"key": key} for key, head in found
         ]
     return answer
+
+
+def _told(key: str, head: Head) -> dict[str, Any]:
+    told = {"key": key, "etag": make_etag(head.version, head.id), "version": head.version, "updated_at": head.time}
+    return told if head.expires is None else {**told, "expires": head.expires}
 
 
 async def _chunks(store: EventStore, scope: KeyScope, after: str | None, limit: int) -> AsyncIterator[list[str]]:

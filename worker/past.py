@@ -100,6 +100,7 @@ def entry_of(event: Event) -> HistoryEntry:
         "etag": event.etag,
         "id": event.id,
         "time": event.time,
+        "expires": event.expires,
         "author": event.author,
         "metadata": event.metadata,
         "correlation_id": event.correlation_id,
@@ -130,6 +131,9 @@ async def read_past(store: EventStore, command: ReadCommand, purges: Purges) -> 
         # A version that is not there any more was dropped, if there is a later one.
         later = (await store.versions([key], after=after)).get(key, 0) > version > 0
         return STRIPPED if later else read_answer(None, 0)
+    if command.at_time is not None and event.expires is not None and event.expires <= command.at_time:
+        # It had expired by then, whether or not the log says so yet.
+        return read_answer(None, event.version)
     event = purges.hide(event)
     if event.stripped and event.type == "saved":
         return STRIPPED

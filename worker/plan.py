@@ -8,14 +8,27 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from ..events import Event, ReadCommand, Record, RestoreCommand, TransactCommand
+import orjson
+
+from ..events import Event, PatchCommand, ReadCommand, Record, RestoreCommand, TransactCommand
+from ..events.limits import DEFAULT_MAX_VALUE_BYTES
 from ..stores import Head
 from .batch import Request
 from .decide import NEVER, Answer, answer_to, decide, expiry, head_of, refusal
+from .knowledge import State
+from .lapse import LOOKED_AT, has_lapsed, lapse
+from .patching import ABSENT, Effort
 from .purges import Purges
 
 NO_SOURCES: Final[Mapping[tuple[str, int], Event]] = MappingProxyType({})
 NO_PURGES: Final = Purges()
+
+#: A plan ends when its patches have read and made so many bytes of values, or touched so many members of arrays and
+#: objects: the commands of a batch are no measure of what they do.
+MAX_PATCH_EFFORT: Final = 4 * 1024 * 1024
+
+#: Values by key and version.
+Values = Mapping[tuple[str, int], State]
 
 
 @dataclass(slots=True)
@@ -37,9 +50,10 @@ class Step:
 class Plan:
     """Steps in order, and what they put into the log."""
 
+    #: Of the first requests; of the others too, unless their patches would be too much, or lack the values they change.
     steps: list[Step] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    #: For each record, the number of its step.
+    #: For each record, the number of its step. A step may have one more in front of its own: that its key has expired.
     places: list[int] = field(default_factory=list)
     #: The first step that appends an event of the key.
     first_write: dict[str, int] = field(default_factory=dict)
@@ -67,35 +81,73 @@ def make_plan(
     now: int,
     sources: Mapping[tuple[str, int], Event] = NO_SOURCES,
     purges: Purges = NO_PURGES,
+    values: Values | None = None,
+    max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
 ) -> Plan:
-    """Decide all requests in order.
+    """Decide requests in order: all of them, but for patches that have to wait.
+
+    A key whose time has come is made absent first, by an event of its own, whatever is asked of it; but for an
+    eventual read, which leaves nothing behind.
 
     :param heads: the newest event of every key that is to be written, as far as it is known.
     :param exact: keys whose head is known from behind a fence, while these requests were waiting.
     :param now: service time in milliseconds.
     :param sources: events from before whose values are to be restored.
     :param purges: what is in the log of these, and not done yet.
+    :param values: of the keys that are to be patched, as far as they are there.
+    :param max_value_bytes: of what comes of a patch.
     """
     plan = Plan(exact=exact)
-    own: dict[str, Head] = {}
+    own: dict[str, Event] = {}
+    effort = Effort()
     steps, records, places = plan.steps, plan.records, plan.places
     for request in requests:
         command = request.command
         key = command.key
-        head = own.get(key)
+        event = own.get(key)
+        head = heads.get(key) if event is None else head_of(event)
+        if isinstance(command, ReadCommand) and (late := expiry(command, now)):
+            steps.append(Step(request, late))
+            continue
+        if head is not None and head.expires is not None and has_lapsed(head, now) and not _is_eventual(request):
+            event = own[key] = lapse(key, head)
+            head = head_of(event)
+            plan.first_write.setdefault(key, len(steps))
+            places.append(len(steps))
+            records.append(event)
         if isinstance(command, ReadCommand):
-            late = expiry(command, now)
-            steps.append(Step(request, late, None if late else head or heads.get(key)))
+            steps.append(Step(request, LOOKED_AT if request.sweep else None, head))
             continue
         if isinstance(command, TransactCommand):
             raise TypeError("a transaction is in no batch with others")
         if head is None:
-            head = heads.get(key, NEVER)
+            head = NEVER
+        value = ABSENT
+        if isinstance(command, PatchCommand) and head.exists:
+            if effort.spent >= MAX_PATCH_EFFORT:
+                break
+            if event is not None:
+                value = event.value
+            elif values is not None and (state := values.get((key, head.version))) is not None:
+                value = orjson.loads(state.value)
+                effort.spent += len(state.value)
+            else:
+                break
         author, digest = request.author, request.digest
         source = _source_of(command, head, sources, records, purges) if isinstance(command, RestoreCommand) else None
-        decision = decide(command, head, now=now, author=author, digest=digest, source=source)
+        decision = decide(
+            command,
+            head,
+            now=now,
+            author=author,
+            digest=digest,
+            source=source,
+            value=value,
+            max_value_bytes=max_value_bytes,
+            effort=effort,
+        )
         if isinstance(decision, Event):
-            own[key] = head_of(decision)
+            own[key] = decision
             plan.first_write.setdefault(key, len(steps))
             places.append(len(steps))
             records.append(decision)
@@ -129,3 +181,8 @@ def _source_of(
     planned.note(own)
     # Where a later purge is known of than the head, the head is behind: what is decided on it does not land.
     return planned.hide(purges.hide(source, head.version))
+
+
+def _is_eventual(request: Request) -> bool:
+    command = request.command
+    return isinstance(command, ReadCommand) and command.consistency == "eventual"

@@ -17,6 +17,8 @@ class SessionBroker(PublishingBroker, Broker, Protocol):
     valve: Valve | None
     #: Whether others may be better owners of partitions. Set before, too.
     reluctant: bool
+    #: The user whose connections these are.
+    account: str | None
 
     @property
     def lost(self) -> asyncio.Future[None]:
@@ -27,6 +29,9 @@ class SessionBroker(PublishingBroker, Broker, Protocol):
 
     async def forward(self, delivery: Delivery, partition: int, body: bytes) -> None:
         """Send commands to the partition they belong to."""
+
+    async def sweep(self, store: str, partition: int, body: bytes) -> None:
+        """Send keys whose time has come to their partition, in this account's own name."""
 
     async def check(self) -> None:
         """Return if a message can be put into a queue."""

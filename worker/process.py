@@ -84,6 +84,7 @@ class Worker:
                 head_bytes=options.head_cache_bytes // len(stores),
                 state_bytes=options.value_cache_bytes // len(stores),
                 tells_values=options.feed.of(name).mode != "off",
+                max_value_bytes=options.max_value_bytes,
             )
             for name, store in stores.items()
         }

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ..events import Event
 
-_ERASED = dict.fromkeys(("value", "messages", "metadata", "correlation_id", "causation_id"))
+_ERASED = dict.fromkeys(("value", "patch", "messages", "metadata", "correlation_id", "causation_id"))
 
 
 class Purges:

@@ -21,7 +21,6 @@ from ..stores import (
     Candidate,
     EventStore,
     Fence,
-    Head,
     IndexedStore,
     IndexQuery,
     IndexState,
@@ -30,6 +29,7 @@ from ..stores import (
     narrow,
 )
 from ..stores.matching import Position, is_rank, matches, position, project, sort_key
+from .lapse import is_there
 
 #: Keys that are looked at together: few enough for commands to get their turn in between, and for their values to fit
 #: into memory.
@@ -137,6 +137,7 @@ class _Collected:
                 "etag": event.etag,
                 "version": event.version,
                 "updated_at": event.time,
+                **({} if event.expires is None else {"expires": event.expires}),
             }
         )
         if self.entries and (len(self.entries) == self.query.limit or self.size + len(entry) > REPLY_MESSAGE_BYTES):
@@ -297,11 +298,6 @@ class Search:
     @property
     def _is_over(self) -> bool:
         return asyncio.get_running_loop().time() >= self._ends
-
-
-def is_there(head: Head, now: int) -> bool:  # noqa: ARG001 - what is there may go by itself
-    """Whether a key whose newest event this is can be read at that service time."""
-    return head.exists
 
 
 def sorted_in_place(best: list[tuple[Any, Position, int]]) -> list[tuple[Any, Position, int]]:

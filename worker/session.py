@@ -24,7 +24,7 @@ from ..events import (
 )
 from ..events.limits import MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS
 from ..events.replies import error
-from ..stores import CompactableStore, KeyScope, Suspects, lacking, offered
+from ..stores import CompactableStore, ExpiringStore, KeyScope, Suspects, lacking, offered
 from .access import Access, conceal, conceal_results
 from .away import AwayLane, turn_away
 from .batch import Request, is_write
@@ -43,6 +43,7 @@ from .outbox import Outbox, Wire
 from .ports import SessionBroker
 from .publisher import Letter, Publication, Publisher
 from .queries import SEARCHERS, Queries
+from .sweep import Sweeper
 from .watching import READERS as WATCH_READERS
 from .watching import Watched, Watching
 
@@ -134,6 +135,18 @@ class Session:
             for name, engine in engines.items()
             if isinstance(engine.store, CompactableStore)
         }
+        self._sweepers = [
+            Sweeper(
+                store,
+                engine.store,
+                partitions=topology.partitions,
+                send=broker.sweep,
+                service_time=service_time,
+                interval=options.sweep_interval,
+            )
+            for store, engine in engines.items()
+            if store not in away and isinstance(engine.store, ExpiringStore)
+        ]
         self._forwarder = Forwarder(outbox=self._outbox, partitions=topology.partitions, publish=broker.forward)
         self._intake = Intake(
             lanes=self._lanes,
@@ -149,6 +162,7 @@ class Session:
             lacking={name: missing for name, engine in engines.items() if (missing := lacking(engine.store))},
             watch=self._ask_to_watch,
             outbox_rules=options.outbox,
+            account=broker.account,
         )
         self._suspects = suspects
         self._check_interval = check_interval
@@ -192,6 +206,8 @@ class Session:
                     self._beside(watching.run())
             for erasures in self._erasures.values():
                 self._beside(erasures.run())
+            for sweeper in self._sweepers:
+                self._beside(sweeper.run())
             self._beside(self._outbox.run())
             self._beside(self._outbox.run_published())
             self._beside(self._publisher.run(broker))

@@ -25,6 +25,8 @@ from .batch import Batch, Request
 from .decide import Answer, Rejection, answer_again, head_of
 from .floor import Floor
 from .knowledge import Knowledge, state_of
+from .lapse import has_lapsed, lapse
+from .retelling import find_lapses, place_before, places_at_end
 from .transaction import Commit, decide_transaction, refusal_of
 
 #: Milliseconds of service time for which a transaction without a deadline is tried, if others are quicker each time.
@@ -110,6 +112,11 @@ class Transactor:
         after = await self._store.fence() if batch.uncertain else None
         found = await self._store.find([command.id], after=after, with_values=False)
         request.redelivered = batch.uncertain = False
+        if self._tells_values:
+            # What was here before may have left lapses behind that others have not been told of.
+            heads = await self._store.heads(request.keys, after=after)
+            lapses = await find_lapses(self._store, places_at_end(heads, request.keys), after=after)
+            request.events = tuple(lapses.values())
         return await self._answer_again(request, command, found.get(command.id), after)
 
     async def _attempt(self, request: Request, command: TransactCommand, *, sure: bool) -> Outcome:
@@ -121,10 +128,14 @@ class Transactor:
             heads, after = await self._sure_heads(request)
         else:
             heads = await self._heads(request)
+        if not await self._expire(request, heads, now):
+            return Outcome.VERSION_TAKEN
         decision = self._decide(request, command, heads, now)
         if isinstance(decision, Rejection) and decision.about_key and after is None:
             # No negative answer leaves on knowledge that may be behind.
             heads, after = await self._sure_heads(request)
+            if not await self._expire(request, heads, now):
+                return Outcome.VERSION_TAKEN
             decision = self._decide(request, command, heads, now)
         if isinstance(decision, Rejection):
             return await self._refuse(request, command, decision, now, after)
@@ -136,6 +147,24 @@ class Transactor:
         self, request: Request, command: TransactCommand, heads: dict[str, Head], now: int
     ) -> Commit | Rejection:
         return decide_transaction(command, heads, now=now, author=request.author, digest=request.digest)
+
+    async def _expire(self, request: Request, heads: dict[str, Head], now: int) -> bool:
+        """Put it into the log that keys have expired, before anything is decided on that. Says whether all went well.
+
+        :raises StoreUnavailable: if it cannot be told.
+        """
+        events = [lapse(key, head) for key, head in heads.items() if has_lapsed(head, now)]
+        if not events:
+            return True
+        appended = await self._store.append(events)
+        for event, outcome in zip(events, appended.outcomes, strict=True):
+            if outcome is Outcome.UNKNOWN:
+                raise StoreUnavailable("it is not known yet whether the log says that a key has expired")
+            if outcome is Outcome.APPENDED:
+                heads[event.key] = head_of(event)
+                self._knowledge.learn_head(event.key, heads[event.key])
+                request.events = (*request.events, event)
+        return appended.fence is not None
 
     async def _heads(self, request: Request) -> dict[str, Head]:
         heads = {key: head for key in request.keys if (head := self._knowledge.head(key)) is not None}
@@ -172,7 +201,7 @@ class Transactor:
             for event in commit.events:
                 self._knowledge.learn_head(event.key, head_of(event))
                 self._knowledge.learn_state(event.key, state_of(event))
-            request.events = tuple(commit.events)
+            request.events = (*request.events, *commit.events)
             request.receipt = commit.receipt if commit.receipt.messages else None
             request.answer = commit.answer
         return transacted.outcome
@@ -205,7 +234,10 @@ class Transactor:
             # Who put them there may have died before they were told to others. Once more does no harm.
             request.receipt = record if record.messages else None
             if self._tells_values:
-                request.events = await self._events_of(command, answer, after)
+                events = await self._events_of(command, answer, after)
+                places = {place for event in events if (place := place_before(event)) is not None}
+                lapses = await find_lapses(self._store, places, after=after)
+                request.events = (*lapses.values(), *events, *request.events)
         request.answer = await self._with_current(command, answer, after, request)
         return True
 

@@ -18,6 +18,7 @@ from ..events.replies import error
 from ..stores import EventStore, Fence
 from .decide import expiry
 from .delivery import Delivery
+from .lapse import is_there
 from .outbox import Outbox, Wire
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Watching:
             return late, 0
         try:
             if isinstance(command, WatchCommand):
-                return await watch_page(self._store, command)
+                return await watch_page(self._store, command, self._service_time())
             return await changes_page(self._store, command)
         except StoreUnavailable:
             return error(Status.UNAVAILABLE, "store_away", "the store cannot be reached at the moment"), 0
@@ -69,8 +70,13 @@ class Watching:
             return error(Status.INTERNAL, "internal", "the worker could not process this command"), 0
 
 
-async def watch_page(store: EventStore, command: WatchCommand) -> tuple[Wire, int]:
-    """The answer to ``watch``, and how many bytes its events are."""
+async def watch_page(store: EventStore, command: WatchCommand, now: int) -> tuple[Wire, int]:
+    """The answer to ``watch``, and how many bytes its events are.
+
+    What has expired is not there, whether or not the log says so yet. The event that says so will come by the feed.
+
+    :param now: service time in milliseconds.
+    """
     fence = await store.fence()
     keys, following = await store.keys(command.prefix, after=command.after, limit=command.limit, fence=fence)
     if not command.values:
@@ -79,7 +85,7 @@ async def watch_page(store: EventStore, command: WatchCommand) -> tuple[Wire, in
     wanted = [
         (key, heads[key].version)
         for key in keys
-        if key in heads and (heads[key].exists if command.since is None else heads[key].time >= command.since)
+        if key in heads and (is_there(heads[key], now) if command.since is None else heads[key].time >= command.since)
     ]
     events, read = await _read(store, wanted, fence)
     if read < len(wanted):

@@ -12,11 +12,12 @@ LONGEST_FIELD = 201
 _ALWAYS = {"id", "status", "epoch", "time"}
 _STATE = {"exists", "etag", "version", "updated_at"}
 _SHAPES: dict[str, set[str]] = {
-    "save": _STATE | {"changed"},
+    "save": _STATE | {"changed", "expires"},
+    "patch": _STATE | {"changed", "expires", "value"},
     "delete": _STATE | {"changed"},
-    "restore": _STATE | {"changed"},
+    "restore": _STATE | {"changed", "expires"},
     "purge": _STATE | {"changed"},
-    "read": _STATE | {"value"},
+    "read": _STATE | {"value", "expires"},
     "history": {"events", "next"},
     "transact": {"results"},
     "keys": {"keys", "count", "next"},
@@ -62,16 +63,20 @@ def _check_ok(answer: dict[str, Any], fate: Fate) -> str | None:
     others = answer.keys() - _ALWAYS - _SHAPES[fate.op]
     if others:
         return f"fields that {fate.op} has not: {others}"
-    if fate.op in ("save", "delete", "restore", "purge", "read"):
+    if fate.op in ("save", "patch", "delete", "restore", "purge", "read"):
         if type(answer.get("version")) is not int or type(answer.get("exists")) is not bool:
             return f"version {answer.get('version')!r}, exists {answer.get('exists')!r}"
         if (answer.get("etag") is not None) != answer["exists"]:
             return f"etag {answer.get('etag')!r}, exists {answer['exists']!r}"
-        there = {"save": True, "restore": True, "delete": False, "purge": False}
+        there = {"save": True, "patch": True, "restore": True, "delete": False, "purge": False}
         if answer["exists"] != there.get(fate.op, "value" in answer):
             return f"exists {answer['exists']!r} after {fate.op}"
     if fate.op == "transact":
         return _check_results(answer.get("results"), fate.command["operations"])
+    if fate.op == "patch" and ("value" in answer) != bool(fate.command.get("return_value")):
+        return "a value that nobody asked for, or none for somebody who did"
+    if type(answer.get("expires", 0)) is not int:
+        return f"expires {answer['expires']!r}"
     if fate.op in ("history", "watch", "changes") and not isinstance(answer.get("events"), list):
         return "a history without events"
     if fate.op == "keys" and isinstance(answer.get("keys"), list) == (fate.command.get("count_only") is True):
@@ -85,7 +90,7 @@ def _check_results(results: Any, operations: list[dict[str, Any]]) -> str | None
     if not isinstance(results, list) or len(results) != len(operations):
         return f"results of {len(operations)} operations: {str(results)[:200]}"
     for number, (result, operation) in enumerate(zip(results, operations, strict=True)):
-        if result.get("key") != operation["key"] or result.keys() - _STATE - {"key", "changed"}:
+        if result.get("key") != operation["key"] or result.keys() - _STATE - {"key", "changed", "expires"}:
             return f"result {number}: {str(result)[:200]}"
         if (result.get("etag") is not None) != result["exists"] or type(result.get("version")) is not int:
             return f"etag or version of result {number}: {str(result)[:200]}"
@@ -143,6 +148,6 @@ def is_told(code: str, field: str | None, fate: Fate) -> bool:
     if allowed is None:
         return True
     told = (field or "").removesuffix("…")
-    if code in ("bad_value", "bad_metadata", "bad_messages"):
+    if code in ("bad_value", "bad_patch", "bad_metadata", "bad_messages"):
         return told.replace("[", ".").split(".")[0] in allowed
     return any(name.startswith(told) and (name == told or len(told) == LONGEST_FIELD - 1) for name in allowed)

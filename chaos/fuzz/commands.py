@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 from zlib import crc32
 
-from . import texts
+from . import patches, texts
 
 
 def fresh_id(number: int, part: int = 0) -> str:
@@ -21,7 +21,7 @@ def is_fresh(command_id: str) -> bool:
 
 def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
     """A valid command."""
-    op = rng.choices(texts.OPS, (43, 11, 4, 2, 24, 6, 2, 8, 8, 2, 4))[0]
+    op = rng.choices(texts.OPS, (36, 10, 14, 4, 2, 20, 6, 2, 8, 8, 2, 4))[0]
     command: dict[str, Any] = {"op": op, "id": command_id}
     if rng.random() < 0.03:
         command["id"] = rng.choice(("1", "a", "once", "ä", "x" * 128))
@@ -41,7 +41,12 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["value"] = texts.value(rng)
         if rng.random() < 0.2:
             command["concurrency"] = rng.choice(("first-write", "last-write"))
-    if op in ("save", "delete", "restore", "purge"):
+    if op == "patch":
+        command["kind"] = rng.choice(patches.KINDS)
+        command["patch"] = patches.patch(rng, command["kind"], texts.value(rng))
+        if rng.random() < 0.3:
+            command["return_value"] = rng.choice((True, False))
+    if op in ("save", "delete", "patch", "restore", "purge"):
         _conditions(rng, command)
     if op in ("save", "delete") and rng.random() < 0.05:
         command["messages"] = _messages(rng)
@@ -58,6 +63,8 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command[rng.choice(("at_version", "at_time"))] = rng.choice((None, 1, 2, 2**53 - 1))
     if op == "keys":
         _list(rng, command)
+    if op in ("save", "patch", "restore") and rng.random() < 0.1:
+        command["ttl_seconds"] = rng.choice((None, 1, 1, 60, 2**31 - 1))
     if op == "read" and rng.random() < 0.4:
         command["consistency"] = rng.choice(("strong", "eventual"))
     if op in ("history", "changes"):
@@ -85,6 +92,8 @@ def _operation(rng: Random, store: str) -> dict[str, Any]:
         operation["value"] = texts.value(rng)
         if rng.random() < 0.2:
             operation["concurrency"] = rng.choice(("first-write", "last-write"))
+        if rng.random() < 0.1:
+            operation["ttl_seconds"] = rng.choice((None, 1, 60, 2**31 - 1))
     if op == "check" and rng.random() < 0.8:
         operation["exists"] = rng.choice((True, False))
     elif op == "check":

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .patches import KINDS, conflicts, is_patch
+
 MESSAGE_BYTES = 4 * 2**20
 MESSAGE_COMMANDS = 10_000
 VALUE_BYTES = 2**20
@@ -241,6 +243,8 @@ class _Court:
             outcomes = frozenset(f"invalid {code}" for code in faults.by_code)
             fields = {code: frozenset(names) for code, names in faults.by_code.items()}
             return Fate(told, outcomes, fields, data, op)
+        if op == "patch" and not is_patch(data["kind"], data["patch"]):
+            return Fate(told, frozenset({"invalid bad_patch"}), {"bad_patch": frozenset({"patch"})}, data, op)
         return Fate(told, frozenset(self._outcomes(op, data, told)), {}, data, op)
 
     def _outcomes(self, op: str, data: dict[str, Any], command_id: Any) -> set[str]:
@@ -248,7 +252,7 @@ class _Court:
             return {"ok"}
         if data.get("store", "default") not in self._stores:
             # Of two reasons to refuse it, either may be told.
-            saves = [data] if op == "save" else _saves(data) if op == "transact" else []
+            saves = [data] if op in ("save", "patch") else _saves(data) if op == "transact" else []
             return {"unknown_store unknown_store"}.union(*(self._sizes(one) - {"ok"} for one in saves))
         if op in ("read", "history", "keys", "watch", "changes"):
             return self._times(data) or _past(data)
@@ -257,7 +261,7 @@ class _Court:
         if data.get("messages"):
             # By default they may go nowhere.
             return {"denied denied"}
-        outcomes = self._sizes(data) if op == "save" else {"ok"}
+        outcomes = self._sizes(data) if op in ("save", "patch") else {"ok"}
         if op == "restore":
             outcomes |= {"conflict no_value", "conflict stripped"}
         if "ok" not in outcomes:
@@ -268,6 +272,8 @@ class _Court:
         if data.get("etag") is not None:
             # Ours are a version and eight digits; that one is guessed is as good as impossible, but not against a rule.
             outcomes = (outcomes - {"ok", "conflict no_value"}) | {"conflict absent", "conflict etag_mismatch"}
+        elif op == "patch":
+            outcomes |= conflicts(data["kind"])
         elif data.get("concurrency") == "first-write":
             outcomes.add("conflict exists")
         if data.get("max_version") is not None:
@@ -276,6 +282,8 @@ class _Court:
             # Its answer may be that of an earlier delivery, or of another command.
             outcomes |= {"ok", "invalid id_reused", *_LATE, "conflict exists", "conflict newer"}
             outcomes |= {"conflict absent", "conflict etag_mismatch", "conflict no_value", "conflict stripped"}
+            if op == "patch":
+                outcomes |= conflicts(data["kind"])
         return outcomes
 
     def _outcomes_of_a_transaction(self, data: dict[str, Any], command_id: Any) -> set[str]:
@@ -308,7 +316,8 @@ class _Court:
 
     def _sizes(self, data: dict[str, Any]) -> set[str]:
         with _deep(VALUE_LEVELS):
-            size = len(json.dumps(data["value"], separators=(",", ":"), ensure_ascii=False).encode())
+            value = data["patch"] if data["op"] == "patch" else data["value"]
+            size = len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
         # Numbers are written in more than one way, 1e+16 and 1e16.
         outcomes = set()
         if size > VALUE_BYTES:
@@ -441,11 +450,22 @@ _WRITING: dict[str, _Rule] = _KEYED | {
     "causation_id": (_is_tag, False),
 }
 _CARRYING: dict[str, _Rule] = _WRITING | {"messages": (_is_messages, False)}
+_LIVING: dict[str, _Rule] = {
+    "ttl_seconds": (lambda value: value is None or _is_integer(value, 1, 2**31 - 1), False),
+}
 _RULES: dict[str, dict[str, _Rule]] = {
     "save": _CARRYING
+    | _LIVING
     | {"value": (is_value, True), "concurrency": (lambda value: value in ("first-write", "last-write"), False)},
+    "patch": _CARRYING
+    | _LIVING
+    | {
+        "kind": (lambda value: isinstance(value, str) and value in KINDS, True),
+        "patch": (is_value, True),
+        "return_value": (lambda value: isinstance(value, bool), False),
+    },
     "delete": _CARRYING,
-    "restore": _WRITING | {"at_version": (_is_event_version, True)},
+    "restore": _WRITING | _LIVING | {"at_version": (_is_event_version, True)},
     "purge": _WRITING,
     "read": _KEYED
     | {
@@ -491,7 +511,7 @@ _RULES: dict[str, dict[str, _Rule]] = {
     | {"operations": (lambda _: True, True)},
 }
 _OPERATION_RULES: dict[str, dict[str, _Rule]] = {
-    "save": {name: _RULES["save"][name] for name in ("key", "value", "etag", "concurrency")},
+    "save": {name: _RULES["save"][name] for name in ("key", "value", "etag", "concurrency", "ttl_seconds")},
     "delete": {name: _RULES["delete"][name] for name in ("key", "etag")},
     "check": {name: _RULES["delete"][name] for name in ("key", "etag")}
     | {"exists": (lambda value: value is None or isinstance(value, bool), False)},

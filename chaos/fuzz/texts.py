@@ -5,14 +5,14 @@ from random import Random
 from typing import Any
 
 OPS = (
-    *("save", "delete", "restore", "purge", "read", "history", "keys", "describe", "transact"),
+    *("save", "delete", "patch", "restore", "purge", "read", "history", "keys", "describe", "transact"),
     *("watch", "changes"),
 )
 FIELDS = (
     *("op", "v", "id", "sent_at", "deadline", "store", "key", "value", "etag", "max_version", "concurrency"),
     *("return_current", "metadata", "consistency", "after_version", "limit", "correlation_id", "causation_id"),
     *("at_version", "at_time", "before_version", "from_time", "to_time", "backward", "prefix", "after", "count_only"),
-    *("operations", "exists", "messages", "values", "since"),
+    *("kind", "patch", "ttl_seconds", "return_value", "operations", "exists", "messages", "values", "since"),
 )
 
 KEYS = [f"k{number}" for number in range(300)] + [
@@ -25,6 +25,7 @@ ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 1.0, 1.5, -0.0, 1000, 1001, 2**31, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64),
     *(-(2**63), -(2**63) - 1, 10**30, 1e308, 5e-324),
     *("", " ", "a", "1", "null", "\0", "a\0b", "/", "a/b", ".a", "-", "a b", "a\n", "ä", "default", "nowhere", "none"),
+    *("merge", "json-patch", "increment", "patch"),
     *("first-write", "last-write", "strong", "eventual", "First-Write", "save", "read", "describe", "fly"),
     *("x" * 64, "x" * 65, "x" * 128, "x" * 129, "x" * 512, "x" * 513, "ß" * 64, "ß" * 65, "ß" * 257, "x" * 5000),
     *([], {}, [[]], [{}], {"a": 1}, {"a": "b"}, {"": ""}, {"a\0": 1}, {"a": "\0"}, {"a": None}, {"\0": "a"}, [1, "a"]),

@@ -8,7 +8,7 @@ import typer
 from ..dead import NoSuchLetterError
 from ..events import ConflictError, HoldfastError
 from ..local import LocalStackError
-from . import log, rewrite, servers, state
+from . import log, patch, rewrite, servers, state
 from .dead import dead
 from .query import query, rebuild
 from .terminal import fail
@@ -33,6 +33,8 @@ app.command(epilog=servers.settings_help())(servers.worker)
 app.command()(servers.health)
 app.command()(servers.dev)
 app.command()(state.save)
+app.command()(patch.patch)
+app.command()(patch.increment)
 app.command()(state.read)
 app.command()(state.delete)
 app.command()(query)

@@ -10,7 +10,7 @@ from rich.text import Text
 from ..client import Client
 from ..client.entry import to_datetime
 from ..events.topology import DEFAULT_STORE
-from .options import TIME, AmqpUrl, Etag, Key, Store, Timeout, moment
+from .options import TIME, AmqpUrl, Etag, Key, Store, Timeout, Ttl, moment
 from .service import ask_service
 from .terminal import confirmed, fail, out, print_json, printable
 
@@ -65,6 +65,7 @@ def restore(
     key: Key,
     version: Annotated[int, typer.Argument(min=1, help="The version whose value comes back.")],
     etag: Etag = None,
+    ttl: Ttl = None,
     store: Store = DEFAULT_STORE,
     amqp_url: AmqpUrl = None,
     timeout: Timeout = None,
@@ -72,7 +73,7 @@ def restore(
     """Make the value of an earlier version the newest one."""
 
     async def call(client: Client) -> dict[str, Any]:
-        entry = await client.restore(key, version=version, etag=etag, store=store)
+        entry = await client.restore(key, version=version, etag=etag, ttl=ttl, store=store)
         return {"key": key, "etag": entry.etag, "version": entry.version, "restored": version}
 
     print_json(ask_service(call, amqp_url, timeout))

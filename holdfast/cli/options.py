@@ -17,6 +17,10 @@ AmqpUrl = Annotated[
 Store = Annotated[str, typer.Option(help="Name of the store.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for the answer: HOLDFAST_TIMEOUT, or 15.")]
 Etag = Annotated[str | None, typer.Option(help="Only if the key is at this etag.")]
+Ttl = Annotated[
+    int | None,
+    typer.Option(min=1, help="Seconds after which the key is absent.", metavar="SECONDS", show_default=False),
+]
 Key = Annotated[str, typer.Argument(help="The key, such as user/42.")]
 
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..client import Client
+from ..client import Client, Entry
 from ..events import InvalidError
 from ..events.codec import parse_json
 from ..events.topology import DEFAULT_STORE
-from .options import TIME, AmqpUrl, Etag, Key, Store, Timeout, moment
+from .options import TIME, AmqpUrl, Etag, Key, Store, Timeout, Ttl, moment
 from .service import ask_service
 from .terminal import fail, print_json
 
@@ -19,16 +19,16 @@ def save(
     value: Annotated[str, typer.Argument(help="The value as JSON; - reads it from standard input.")],
     etag: Etag = None,
     first_write: Annotated[bool, typer.Option("--first-write", help="Only if the key is absent.")] = False,
+    ttl: Ttl = None,
     store: Store = DEFAULT_STORE,
     amqp_url: AmqpUrl = None,
     timeout: Timeout = None,
 ) -> None:
     """Save a value, and print its etag and version."""
-    data = _json(sys.stdin.read() if value == "-" else value)
+    data = json_value(sys.stdin.read() if value == "-" else value)
 
     async def call(client: Client) -> dict[str, Any]:
-        entry = await client.save(key, data, etag=etag, first_write=first_write, store=store)
-        return {"key": key, "etag": entry.etag, "version": entry.version}
+        return described(await client.save(key, data, etag=etag, first_write=first_write, ttl=ttl, store=store))
 
     print_json(ask_service(call, amqp_url, timeout))
 
@@ -53,13 +53,7 @@ def read(
         )
         if entry is None:
             return None
-        return {
-            "key": key,
-            "etag": entry.etag,
-            "version": entry.version,
-            "updated_at": entry.updated_at,
-            "value": entry.value,
-        }
+        return {**described(entry), "updated_at": entry.updated_at, "value": entry.value}
 
     found = ask_service(call, amqp_url, timeout)
     if found is None:
@@ -82,7 +76,17 @@ def delete(
     print_json(ask_service(call, amqp_url, timeout))
 
 
-def _json(text: str) -> Any:
+def described(entry: Entry) -> dict[str, Any]:
+    """What is printed of a key that is there."""
+    expires = {} if entry.expires_at is None else {"expires_at": entry.expires_at}
+    return {"key": entry.key, "etag": entry.etag, "version": entry.version, **expires}
+
+
+def json_value(text: str) -> Any:
+    """An argument as JSON.
+
+    :raises InvalidError: if it is none.
+    """
     try:
         return parse_json(text.encode())
     except InvalidError as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..client import Check, Client, Delete, Save, Step
+from ..client.entry import to_datetime
 from ..events import InvalidError
 from ..events.codec import parse_json
 from ..events.outbox import check_messages
@@ -16,7 +17,7 @@ from .service import ask_service
 from .terminal import print_json
 
 #: The options of the wire, as those of steps.
-_SAVE = {"op", "key", "value", "etag", "concurrency"}
+_SAVE = {"op", "key", "value", "etag", "concurrency", "ttl_seconds"}
 _DELETE = {"op", "key", "etag"}
 _CHECK = {"op", "key", "etag", "exists"}
 
@@ -55,6 +56,9 @@ def transact(
 
     for result in ask_service(call, amqp_url, timeout):
         result.pop("updated_at_ms", None)
+        expires = result.pop("expires_at_ms", None)
+        if expires is not None:
+            result["expires_at"] = to_datetime(expires)
         print_json(result)
 
 
@@ -81,5 +85,5 @@ def _to_step(place: str, operation: Any) -> Step:
     key, etag = operation["key"], operation.get("etag")
     if op == "save":
         first_write = operation.get("concurrency") == "first-write"
-        return Save(key, operation["value"], etag=etag, first_write=first_write)
+        return Save(key, operation["value"], etag=etag, first_write=first_write, ttl=operation.get("ttl_seconds"))
     return Delete(key, etag) if op == "delete" else Check(key, etag=etag, exists=operation.get("exists"))

@@ -61,7 +61,7 @@ def _line(change: Change) -> dict[str, Any]:
     }
     if change.exists:
         line["value"] = change.value
-    for name in ("author", "metadata", "correlation_id", "causation_id", "restored"):
+    for name in ("expires_at", "author", "metadata", "correlation_id", "causation_id", "restored"):
         content = getattr(change, name)
         if content is not None:
             line[name] = content

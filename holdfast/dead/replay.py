@@ -20,6 +20,7 @@ from ..events import (
     Mutation,
     Operation,
     OutcomeUnknown,
+    PatchCommand,
     QueryCommand,
     Reply,
     SaveCommand,
@@ -184,6 +185,9 @@ def needs_guard(command: Command) -> bool:
     """Whether it would overwrite whatever is there."""
     if isinstance(command, SaveCommand):
         return command.etag is None and command.concurrency == "last-write"
+    if isinstance(command, PatchCommand) and command.kind == "increment":
+        # It adds to whatever is there.
+        return False
     return isinstance(command, Mutation) and command.etag is None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..amqp import Valve
-from ..events.topology import HOP_HEADER
+from ..events.topology import HOP_HEADER, SWEEP_HEADER
 from ..worker.delivery import Delivery
 from ..worker.publisher import Publication
 
@@ -34,6 +34,7 @@ class MemoryBroker:
         self.valve: Valve | None = None
         self.reluctant = False
         self.has_alarm = False
+        self.account: str | None = "worker"
         self.dead_letters: list[DeadLetter] = []
         self._answer = answer
         self._tell = tell
@@ -100,6 +101,22 @@ class MemoryBroker:
             headers={HOP_HEADER: 1},
         )
         self._hand_over(forwarded, partition)
+
+    async def sweep(self, store: str, partition: int, body: bytes) -> None:
+        """Hand keys whose time has come to their partition."""
+        swept = Delivery(
+            tag=next(self._tags),
+            body=body,
+            reply_to=None,
+            correlation_id=None,
+            message_id=None,
+            author=self.account,
+            redelivered=False,
+            suspect=False,
+            hopped=False,
+            headers={SWEEP_HEADER: store},
+        )
+        self._hand_over(swept, partition)
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Take note that it is done. Nothing is ever delivered again here."""

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from support.commands import Operation as Asked
 from support.commands import delete as delete_command
-from support.commands import one, request
+from support.commands import increment, one, request
 from support.commands import save as save_command
 from support.engines import Clock, engine_on
 from support.histories import REFUSED, UNKNOWN, conflict, delete, read, refused, save, unknown
@@ -378,3 +378,74 @@ def test_the_log_of_a_run_is_read_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     assert list(read_log(path)) == [receipt, part, refusal("r")]
+
+
+async def counted(commands: int) -> tuple[list[Operation], list[Record]]:
+    """What clients saw of counters, and of keys that expire."""
+    clock, store = Clock(), MemoryStore()
+    await store.open()
+    engine = engine_on(store, clock)
+    history: list[Operation] = []
+    for number in range(commands):
+        clock.pass_(0.4)
+        call = Operation(
+            client="c", id=f"n{number}", key=f"count-{number % 2}", op="increment", value=1, invoked=number * 100,
+            returned=number * 100 + 5, outcome=Outcome.OK,
+        )  # fmt: skip
+        answer = await one(engine, request(increment(call.key, return_value=True, id=call.id)))
+        lent = save_command("lent", f"l{number}", id=f"l{number}", ttl_seconds=1)
+        history.append(
+            replace(call, version=answer["version"], answer_etag=answer["etag"], answer_value=answer["value"])
+            if number % 3
+            else replace(call, outcome=UNKNOWN, returned=None)
+        )
+        if number % 5 == 0:
+            told = await one(engine, request(lent))
+            called = replace(call, id=lent.id, key="lent", op="save", value=lent.value)
+            history.append(replace(called, version=told["version"], answer_etag=told["etag"]))
+    return history, [record async for record in store.scan()]
+
+
+async def test_counters_and_what_expires_agree_with_their_log() -> None:
+    """Increments add up, whoever was told of them, and what expires does so by nobody's command."""
+    history, records = await counted(60)
+    assert {record.type for record in records} == {"saved", "expired"}
+    assert list(audit(history, records)) == []
+
+
+Damage = Callable[[list[Operation], list[Record]], None]
+
+
+def _event(change: dict[str, Any]) -> Damage:
+    def damage(history: list[Operation], records: list[Record]) -> None:
+        place = next(index for index, record in enumerate(records) if record.id == "n20")
+        records[place] = records[place].model_copy(update=change)
+
+    return damage
+
+
+def _answer(**change: Any) -> Damage:
+    def damage(history: list[Operation], records: list[Record]) -> None:
+        place = next(index for index, call in enumerate(history) if call.id == "n20")
+        history[place] = replace(history[place], **change)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_event({"value": 12}), "counts 12 on top of"),
+        (_event({"value": 10}), "counts 10 on top of"),
+        (_event({"patch": None}), "asked for something else"),
+        (_answer(answer_value=12), "was told another one"),
+        (_answer(answer_etag="11-00000000"), "was told another one"),
+        (_answer(version=12), "was told another one"),
+        (_answer(value=2), "counts 11 on top of"),
+    ],
+)
+async def test_a_count_that_is_wrong_is_found(damage: Damage, words: str) -> None:
+    """An increment that was lost, counted twice, or told otherwise."""
+    history, records = await counted(60)
+    damage(history, records)
+    assert any(words in finding.message for finding in audit(history, records)), list(audit(history, records))

@@ -11,7 +11,7 @@ import pytest
 from support.paths import Path, Told, Write, client_path, engine_path
 from support.service import running_worker
 
-from holdfast.events import make_etag
+from holdfast.events import PatchKind, make_etag
 from holdfast.local import MongoReplicaSet, RabbitServer
 from holdfast.stores import MemoryStore, MongoStore
 
@@ -160,6 +160,71 @@ def test_what_a_write_means(path: Path, key: str, operation: str, etag: str, sta
     # … and the answer is the same; of a mismatch, which leaves no record, only the details may move on.
     assert again.status == told.status
     if expected in (OK, UNCHANGED, EXISTS):
+        assert again == told
+    assert path.history(key) == moved
+
+
+MISFIT, UNFIT = "conflict: test_failed", "conflict: unpatchable"
+#: A patch of a key whose value is {"n": 1}, if it is there: kind, patch, and what comes of it without and with a value.
+PATCHES: dict[str, tuple[PatchKind, object, object, object]] = {
+    "merge": ("merge", {"m": {"x": 2, "y": None}}, {"m": {"x": 2}}, {"n": 1, "m": {"x": 2}}),
+    "merge that replaces": ("merge", [1], [1], [1]),
+    "merge of nothing": ("merge", {}, {}, {"n": 1}),
+    "increment": ("increment", {"/n": 2}, {"n": 2}, {"n": 3}),
+    "increment of what is missing": ("increment", {"/a/b": 0.5}, {"a": {"b": 0.5}}, {"n": 1, "a": {"b": 0.5}}),
+    "increment of the whole": ("increment", {"": 1}, 1, UNFIT),
+    "increment beyond 64 bits": ("increment", {"/n": 2**63 - 1}, {"n": 2**63 - 1}, UNFIT),
+    "json-patch": ("json-patch", [{"op": "replace", "path": "/n", "value": None}], ABSENT, {"n": None}),
+    "json-patch without a path": ("json-patch", [{"op": "remove", "path": "/x"}], ABSENT, UNFIT),
+    "json-patch with a test": ("json-patch", [{"op": "test", "path": "/n", "value": 1.0}], ABSENT, {"n": 1}),
+    "json-patch with a failing test": ("json-patch", [{"op": "test", "path": "/n", "value": True}], ABSENT, MISFIT),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    ("case", "etag"),
+    [(case, "none") for case in PATCHES]
+    + [(case, etag) for case in ("increment", "json-patch", "json-patch with a failing test") for etag in ETAGS[1:3]],
+)
+def test_what_a_patch_means(path: Path, key: str, case: str, state: str, etag: str) -> None:
+    """Given a key in a state, when it is patched, then as the table says: in the answer, the history and the read.
+
+    Whatever it was told, it is told again when it is sent again under its id after the key has moved on.
+    """
+    ids = [new_id() for _ in STATES[state]]
+    for event, command_id in zip(STATES[state], ids, strict=True):
+        path.write(key, Write(event, {"n": 1} if event == "save" else None), id=command_id)
+    etags = [make_etag(version, command_id) for version, command_id in enumerate(ids, start=1)]
+    before, history = path.read(key), path.history(key)
+    kind, patch, without, on_value = PATCHES[case]
+    expected = on_value if state == "live" else without
+    if etag == "current" and state != "live":
+        expected = ABSENT
+    elif etag == "older":
+        expected = MISMATCH if state == "live" else ABSENT
+    write = Write("patch", patch, kind=kind, etag=etag_of(etag, etags))
+    command_id = new_id()
+    told = path.write(key, write, id=command_id, return_current=True)
+
+    if isinstance(expected, str):
+        code = expected.partition(": ")[2]
+        winner, current = ids[-1] if ids else None, before.value
+        assert told == Told("conflict", code, expected=write.etag, actual=before.etag, winner=winner, current=current)
+        assert (path.history(key), path.read(key)) == (history, before)
+    else:
+        made = make_etag(len(history) + 1, command_id)
+        assert told == Told("ok", exists=True, value=expected, etag=made, changed=True)
+        assert path.history(key) == [*history, (len(history) + 1, "saved", expected)]
+        assert path.read(key) == Told("ok", exists=True, value=expected, etag=made)
+
+    moved_on = {"n": 1, "x": 1} if path.read(key).value == {"n": 1} else {"n": True, "x": 1}
+    assert save(path, key, moved_on).status == "ok"
+    moved = path.history(key)
+    again = path.write(key, write, id=command_id, return_current=True)
+    assert again.status == told.status
+    if write.etag is None or told.status == "ok":
+        # What was current then is told as it was then, unless nothing was there.
         assert again == told
     assert path.history(key) == moved
 

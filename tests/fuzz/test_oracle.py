@@ -21,6 +21,8 @@ NOW = 1_800_000_000_000
 ID = fresh_id(1)
 READ = {"id": ID, "op": "read", "key": "k"}
 SAVE = {"id": ID, "op": "save", "key": "k", "value": 1}
+PATCH = {"id": ID, "op": "patch", "key": "k", "kind": "merge", "patch": 1}
+JSON_PATCHED = {"ok", "conflict absent", "conflict test_failed", "conflict unpatchable"}
 
 
 def transact(*more: Any) -> dict[str, Any]:
@@ -57,6 +59,24 @@ def allowed(body: Any, **options: Any) -> list[set[str]]:
         (SAVE | {"value": "x" * (2 * 2**20)}, {"too_large too_large"}),
         ({"op": "describe", "id": ID}, {"ok"}),
         ({"op": "describe", "id": ID, "key": "k"}, {"invalid unknown_field"}),
+        (SAVE | {"ttl_seconds": 1}, {"ok"}),
+        (SAVE | {"ttl_seconds": 0}, {"invalid bad_ttl_seconds"}),
+        (SAVE | {"ttl_seconds": 1.0}, {"invalid bad_ttl_seconds"}),
+        (PATCH, {"ok", "conflict unpatchable"}),
+        (PATCH | {"etag": "x"}, {"conflict absent", "conflict etag_mismatch"}),
+        (PATCH | {"kind": "increment"}, {"invalid bad_patch"}),
+        (PATCH | {"kind": "increment", "patch": {"/a": 1}}, {"ok", "conflict unpatchable"}),
+        (PATCH | {"kind": "increment", "patch": {"/a": True}}, {"invalid bad_patch"}),
+        (PATCH | {"kind": "json-patch", "patch": []}, JSON_PATCHED),
+        (PATCH | {"kind": "json-patch", "patch": [{"op": "move", "from": "/a", "path": "/ab"}]}, JSON_PATCHED),
+        (
+            PATCH | {"kind": "json-patch", "patch": [{"op": "move", "from": "/a", "path": "/a/b"}]},
+            {"invalid bad_patch"},
+        ),
+        (PATCH | {"kind": "json-patch", "patch": [{"op": "add", "path": "/~", "value": 1}]}, {"invalid bad_patch"}),
+        (PATCH | {"kind": "json-patch", "patch": [{"op": "remove", "path": ""}]}, {"invalid bad_patch"}),
+        (PATCH | {"kind": "x"}, {"invalid bad_kind"}),
+        (PATCH | {"value": 1}, {"invalid unknown_field"}),
         (READ | {"v": 2}, {"invalid bad_version"}),
         (READ | {"v": True}, {"invalid bad_version"}),
         (READ | {"op": "fly"}, {"invalid bad_op"}),

@@ -69,16 +69,35 @@ good: dict[str, st.SearchStrategy[Any]] = {
     "concurrency": st.sampled_from(["first-write", "last-write"]),
     "return_current": st.booleans(),
     "metadata": st.none() | st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=3),
+    "kind": st.sampled_from(["merge", "json-patch", "increment"]),
+    "patch": json_values
+    | st.dictionaries(st.sampled_from(["", "/a", "/a/0"]), st.integers(-9, 9), max_size=2)
+    | st.lists(
+        st.fixed_dictionaries(
+            {
+                "op": st.sampled_from(["add", "remove", "replace", "test"]),
+                "path": st.sampled_from(["", "/a", "/0", "/-"]),
+            },
+            optional={"value": json_values},
+        ),
+        max_size=3,
+    ),
+    "ttl_seconds": st.none() | st.sampled_from([1, 60, 2**31 - 1]),
+    "return_value": st.booleans(),
     "consistency": st.sampled_from(["strong", "eventual"]),
     "after_version": st.integers(0, 2**63 - 1),
     "limit": st.integers(1, 1000),
     "exists": st.booleans(),
     "messages": st.none() | st.sampled_from([[], [{"exchange": "orders"}], [{"exchange": "", "routing_key": "x"}]]),
+    "prefix": st.text(max_size=20),
+    "after": st.none() | st.text(min_size=1, max_size=20),
+    "values": st.booleans(),
+    "since": millis,
 }
 good["operations"] = st.lists(
     st.fixed_dictionaries(
         {"op": st.just("save"), "key": good["key"], "value": json_values},
-        optional={"etag": good["etag"], "concurrency": good["concurrency"]},
+        optional={name: good[name] for name in ("etag", "concurrency", "ttl_seconds")},
     )
     | st.fixed_dictionaries({"op": st.just("delete"), "key": good["key"]}, optional={"etag": good["etag"]})
     | st.fixed_dictionaries({"op": st.just("check"), "key": good["key"], "exists": good["exists"]}),
@@ -86,14 +105,15 @@ good["operations"] = st.lists(
     max_size=4,
 )
 fields: dict[str, list[str]] = {
-    "save": ["store", "etag", "max_version", "concurrency", "return_current", "metadata", "messages"],
+    "save": ["store", "etag", "max_version", "concurrency", "ttl_seconds", "return_current", "metadata", "messages"],
+    "patch": ["store", "etag", "max_version", "ttl_seconds", "return_current", "return_value", "metadata", "messages"],
     "delete": ["store", "etag", "max_version", "return_current", "metadata", "messages"],
     "read": ["store", "consistency"],
     "history": ["store", "after_version", "limit"],
     "describe": [],
     "transact": ["store", "return_current", "metadata", "messages"],
-    "watch": ["store", "limit"],
-    "changes": ["store", "after_version", "limit"],
+    "watch": ["store", "prefix", "after", "limit", "values", "since"],
+    "changes": ["store", "after_version", "limit", "since"],
 }
 
 
@@ -106,6 +126,8 @@ def commands(draw: st.DrawFn) -> dict[str, Any]:
         required["operations"] = good["operations"]
     if op == "save":
         required["value"] = good["value"]
+    if op == "patch":
+        required |= {"kind": good["kind"], "patch": good["patch"]}
     optional = {name: good[name] for name in ["v", "sent_at", "deadline", *fields[op]]}
     command = {"op": op, "id": fresh_id(next(_numbers)), **draw(st.fixed_dictionaries(required, optional=optional))}
     if draw(st.booleans()):

@@ -22,8 +22,8 @@ from support.shell import SECRET, Done, environment, failed, holdfast, passwords
 from holdfast.events import partition_of
 from holdfast.local import LocalStack, MongoReplicaSet
 
-COMMANDS = ["worker", "health", "dev", "save", "read", "delete", "history", "restore", "purge", "keys", "watch"]
-COMMANDS += ["query", "rebuild", "transact", "migrate", "rotate-keys", "dead"]
+COMMANDS = ["worker", "health", "dev", "save", "patch", "increment", "read", "delete", "history", "restore", "purge"]
+COMMANDS += ["keys", "watch", "query", "rebuild", "transact", "migrate", "rotate-keys", "dead"]
 
 
 @pytest.fixture
@@ -88,6 +88,45 @@ def test_a_transaction(cli: Callable[..., Done]) -> None:
         cli("transact", json.dumps(operations), "--message", '{"exchange": "orders"}'), 1, "'orders' are not allowed"
     )
     failed(cli("transact", json.dumps(operations), "--message", '{"routing_key": "x"}'), 1, "messages[0]")
+
+
+def test_a_value_that_is_patched(cli: Callable[..., Done]) -> None:
+    """Given a value, when it is patched in each way, then what came of it is printed, or why nothing did."""
+    cli("save", "cart", '{"items": ["apple"], "total": 1}', "--ttl", "3600")
+    merged = json.loads(cli("patch", "cart", '{"owner": "Ada", "total": null}').stdout)
+    assert merged.pop("expires_at") == json.loads(cli("read", "cart").stdout)["expires_at"]
+    assert merged.keys() == {"key", "etag", "version", "value"}
+    assert (merged["version"], merged["value"]) == (2, {"items": ["apple"], "owner": "Ada"})
+
+    pear = '[{"op": "test", "path": "/items/0", "value": "apple"}, {"op": "add", "path": "/items/-", "value": "pear"}]'
+    patched = json.loads(cli("patch", "cart", "-", "--kind", "json-patch", "--etag", merged["etag"], stdin=pear).stdout)
+    assert patched["value"]["items"] == ["apple", "pear"]
+    plum = pear.replace("apple", "plum")
+    failed(cli("patch", "cart", plum, "--kind", "json-patch"), 3, "conflict: 'cart': test_failed, patch[0]")
+    failed(cli("patch", "cart", "{}", "--etag", merged["etag"]), 3, "expected at etag '2-")
+    failed(cli("patch", "cart", "{}", "--kind", "json-patch"), 1, "a JSON Patch is an array")
+
+    counted = json.loads(cli("increment", "cart", "2.5", "--path", "/total", "--ttl", "60").stdout)
+    assert counted["value"]["total"] == 2.5
+    assert json.loads(cli("increment", "hits").stdout)["value"] == 1
+    assert json.loads(cli("increment", "hits", "--", "-3").stdout)["value"] == -2
+    both = json.loads(cli("patch", "stats", '{"/a": 1, "/b/c": 2}', "--kind", "increment").stdout)
+    assert both["value"] == {"a": 1, "b": {"c": 2}}
+    failed(cli("increment", "stats"), 3, "what is there is no number")
+
+
+def test_a_value_that_expires(cli: Callable[..., Done]) -> None:
+    """Given a value with a time to live, when it has passed, then the key is absent, and its history says so."""
+    saved = json.loads(cli("save", "session", '"here"', "--ttl", "1").stdout)
+    assert saved.keys() == {"key", "etag", "version", "expires_at"}
+    ends = time.monotonic() + 30
+    while cli("read", "session").returncode == 0:
+        assert time.monotonic() < ends
+    failed(cli("read", "session"), 2, "'session' is absent")
+    events = [json.loads(line) for line in cli("history", "session", "--json").stdout.splitlines()]
+    assert [event["type"] for event in events] == ["saved", "expired"]
+    assert events[1]["time"] == events[0]["expires"] == events[0]["time"] + 1000
+    assert "expired" in cli("history", "session").stdout
 
 
 def test_history_as_table_and_as_json(cli: Callable[..., Done]) -> None:
@@ -242,6 +281,8 @@ def test_help(command: list[str]) -> None:
         ["save", "k"],
         ["history", "k", "--limit", "0"],
         ["restore", "k", "0"],
+        ["save", "k", "1", "--ttl", "0"],
+        ["patch", "k", "1", "--kind", "diff"],
         ["read", "--colour"],
     ],
 )

@@ -2,9 +2,6 @@
 
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 import orjson
 import pika  # type: ignore[import-untyped]
 from support.service import Service
-from support.shell import environment
+from support.shell import in_shell
 
 from holdfast.events.topology import DEAD
 from holdfast.local import RabbitServer
@@ -46,23 +43,6 @@ def save(command_id: str, key: str) -> dict[str, Any]:
     return {"op": "save", "id": command_id, "key": key, "value": 1}
 
 
-def run(block: str, amqp_url: str, folder: Path) -> str:
-    """Run a block as a shell does, with the command of this tree, and stop at the first that fails."""
-    (folder / "bin").mkdir(exist_ok=True)
-    command = folder / "bin/holdfast"
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m holdfast "$@"\n')
-    command.chmod(0o755)
-    variables = environment(amqp_url=amqp_url)
-    variables |= {"PATH": f"{folder / 'bin'}:{variables['PATH']}", "PYTHONPATH": str(ROOT)}
-    shell = shutil.which("sh")
-    assert shell is not None
-    done = subprocess.run(
-        [shell, "-eu", "-c", block], cwd=folder, env=variables, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_the_commands_of_the_page(service: Service, tmp_path: Path) -> None:
     """Given the letters that the page speaks of, when its commands are run one after the other, then each does it."""
     look, replay, discard, policy = BLOCKS
@@ -75,16 +55,16 @@ def test_the_commands_of_the_page(service: Service, tmp_path: Path) -> None:
             ("bad_op", {"op": "sav", "id": "9b1c6b", "key": "user/44"}),
         ],
     )
-    shown = run(look, service.amqp_url, tmp_path)
+    shown = in_shell(look, service.amqp_url, tmp_path)
     assert shown.count("0000000000000001") == 2  # in both lists
     assert '"id": "9b1c6a"' in shown
     assert left(service.amqp_url) == 4
 
-    outcomes = run(replay, service.amqp_url, tmp_path)
+    outcomes = in_shell(replay, service.amqp_url, tmp_path)
     assert [line.split()[1] for line in outcomes.splitlines()] == ["ok", "ok"]
     assert left(service.amqp_url) == 2
 
-    run(discard, service.amqp_url, tmp_path)
+    in_shell(discard, service.amqp_url, tmp_path)
     assert left(service.amqp_url) == 0
     (record,) = [orjson.loads(line) for line in (tmp_path / "malformed.jsonl").read_bytes().splitlines()]
     assert record["body"] == "no JSON"

@@ -4,19 +4,20 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import Int64
 from pymongo import MongoClient
-from store_records import deleted, refused, saved
+from store_records import TIME, deleted, refused, saved
 
 from holdfast.events import ClosedError, StoreConfigError, StoreError, StoreUnavailable, Topology
 from holdfast.local import MongoReplicaSet, MongoServer
-from holdfast.stores import AlreadyApplied, MongoStore, Outcome
+from holdfast.stores import AlreadyApplied, Expiry, MongoStore, Outcome
 from holdfast.stores.driver import Driver
-from holdfast.stores.queries import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, newest
+from holdfast.stores.queries import HEAD_GROUP, KEY_GROUP, VERSION_GROUP, expiring, newest
 from holdfast.stores.setup import explain
 
 APPENDED, BLOCKED, NOT_TRIED, UNKNOWN = Outcome.APPENDED, Outcome.BLOCKED, Outcome.NOT_TRIED, Outcome.UNKNOWN
@@ -176,6 +177,36 @@ async def test_the_view_of_current_documents(store: MongoStore, mongo_url: str) 
     with MongoClient[dict[str, Any]](mongo_url) as client:
         shown = {doc["_id"]: doc for doc in client.get_default_database()["default.current"].find()}
     assert {key: (doc["version"], doc["value"]) for key, doc in shown.items()} == {"a": (2, 2), "d": (1, {})}
+
+
+async def test_the_view_shows_nothing_that_has_expired(store: MongoStore, mongo_url: str) -> None:
+    """What expires is shown until then, whether or not the log says so yet."""
+    now = await store.service_time()
+    await store.append([saved("past", 1, expires=now - 1), saved("future", 1, expires=now + 3_600_000), saved("a", 1)])
+    with MongoClient[dict[str, Any]](mongo_url) as client:
+        shown = {doc["_id"]: doc for doc in client.get_default_database()["default.current"].find()}
+    assert shown.keys() == {"a", "future"}
+    assert shown["future"]["expires"] == datetime.fromtimestamp((now + 3_600_000) / 1000, UTC).replace(tzinfo=None)
+    assert "expires" not in shown["a"]
+
+
+@pytest.mark.parametrize("after", [None, Expiry(TIME, "a", 1)], ids=["first page", "next page"])
+async def test_the_sweep_reads_no_document(store: MongoStore, mongo_url: str, after: Expiry | None) -> None:
+    """What expires is found along its index alone, and only what has: others may be as many as they like."""
+    events = [saved(f"stays {number}", 1) for number in range(100)]
+    events += [saved(f"k{number}", 1, expires=TIME + number) for number in range(20)]
+    events += [saved(f"later {number}", 1, expires=TIME + 1000) for number in range(100)]
+    await store.append(events)
+    driver = Driver(mongo_url, None, timeout_seconds=5)
+    find = {"find": "default.events", **expiring(TIME + 10, after, 5)}
+    told = (await driver.command({"explain": find, "verbosity": "executionStats"}))["executionStats"]
+    assert told["nReturned"] == 5
+    assert told["totalDocsExamined"] == 0
+    assert told["totalKeysExamined"] <= 6
+    find = {"find": "default.events", **expiring(TIME + 19, Expiry(TIME + 18), 1000)}
+    told = (await driver.command({"explain": find, "verbosity": "executionStats"}))["executionStats"]
+    assert (told["nReturned"], told["totalDocsExamined"], told["totalKeysExamined"]) == (2, 0, 2)
+    await driver.close()
 
 
 async def test_a_view_of_an_older_release_is_renewed(mongo_url: str) -> None:

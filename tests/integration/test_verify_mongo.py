@@ -159,6 +159,12 @@ DAMAGES: dict[str, tuple[Callable[[Documents], None], Rule, int | None]] = {
     "it is the first one, in words": (change(3, first="yes"), Rule.RECORD, 3),
     "it is closed, and there": (change(3, closed=bson.datetime_ms.DatetimeMS(1)), Rule.RECORD, 3),
     "there is an unknown field": (change(3, extra=1), Rule.RECORD, 3),
+    "expires is a number": (change(3, expires=1), Rule.RECORD, 3),
+    "expires is a date that nobody gave it": (change(3, expires=bson.datetime_ms.DatetimeMS(10)), Rule.EXPIRY, 3),
+    "a patch is no text": (change(3, patch=1), Rule.RECORD, 3),
+    "a patch is too short": (change(3, patch="0" * 31), Rule.RECORD, 3),
+    "a patch that was none": (change(3, patch="0" * 32), Rule.DIGEST, 3),
+    "a refusal expires": (refusal(expires=bson.datetime_ms.DatetimeMS(10)), Rule.RECORD, None),
     "there is an unknown type": (change(3, type="moved"), Rule.RECORD, 3),
     "the type is gone": (remove(3, "type"), Rule.RECORD, 3),
     "an event is a refusal too": (change(3, type="refused", answer={"status": "ok"}), Rule.RECORD, 3),
@@ -211,6 +217,10 @@ PARTIAL = {"version": {"$gt": 0}}
 #: name: what is done, and a piece of what is said.
 DEFINITIONS: dict[str, tuple[Definition, str]] = {
     "no index": (lambda db: db["default.events"].drop_index("key_version"), "the index key_version does not exist"),
+    "no index for the sweep": (
+        lambda db: db["default.events"].drop_index("expires"),
+        "index expires does not exist",
+    ),
     "an index that decides nothing": (index_again(partialFilterExpression=PARTIAL), "is not the one that decides"),
     "an index with fewer events": (
         index_again(unique=True, partialFilterExpression={"version": {"$gt": 1}}),

@@ -9,6 +9,8 @@ import orjson
 from holdfast.events import (
     DeleteCommand,
     Mutation,
+    PatchCommand,
+    PatchKind,
     PurgeCommand,
     ReadCommand,
     Reply,
@@ -75,6 +77,16 @@ def restore(key: str, version: int, **fields: Any) -> RestoreCommand:
 def purge(key: str, **fields: Any) -> PurgeCommand:
     """A purge; ``id`` is a new one unless it is given."""
     return PurgeCommand(op="purge", key=key, id=fields.pop("id", None) or _new_id(), **fields)
+
+
+def patch(key: str, kind: PatchKind, patch: Any, **fields: Any) -> PatchCommand:
+    """A patch; ``id`` is a new one unless it is given."""
+    return PatchCommand(op="patch", key=key, kind=kind, patch=patch, id=fields.pop("id", None) or _new_id(), **fields)
+
+
+def increment(key: str, by: float = 1, *, pointer: str = "", **fields: Any) -> PatchCommand:
+    """A patch that adds to one number."""
+    return patch(key, "increment", {pointer: by}, **fields)
 
 
 def read(key: str, **fields: Any) -> ReadCommand:

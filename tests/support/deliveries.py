@@ -43,6 +43,9 @@ class RememberingBroker:
         self.published: list[Publication] = []
         self.open = set(range(1, tags + 1))
         self.acknowledged: list[int] = []
+        #: Messages about what has expired: store, partition and body.
+        self.swept: list[tuple[str, int, Any]] = []
+        self.account = "worker"
         self.fails_at: str | None = None
         self.has_alarm = False
         self._news = asyncio.Event()
@@ -76,6 +79,11 @@ class RememberingBroker:
         """Publish a dead letter."""
         self._say("bury", reason)
         self.buried.append((body, reason, detail))
+
+    async def sweep(self, store: str, partition: int, body: bytes) -> None:
+        """Publish what has expired."""
+        self._say("sweep", store)
+        self.swept.append((store, partition, orjson.loads(body)))
 
     async def acknowledge(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge."""

@@ -193,7 +193,7 @@ class Loopback:
                 case QueryCommand():
                     answers.append((command.id, await self._query(command)))
                 case WatchCommand():
-                    page, _ = await watch_page(self.store, command)
+                    page, _ = await watch_page(self.store, command, self.service_time())
                     answers.append((command.id, page))
                 case ChangesCommand():
                     page, _ = await changes_page(self.store, command)

@@ -2,17 +2,17 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.client import Client
-from holdfast.events import ConflictError, HoldfastError, IdReusedError
+from holdfast.client import Client, Entry
+from holdfast.events import ConflictError, HoldfastError, IdReusedError, PatchKind
 from holdfast.stores import EventStore
 from holdfast.worker import Engine
 
-from .commands import NOW, delete, one, read, save
+from .commands import NOW, delete, one, patch, read, save
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Told:
 
 @dataclass(frozen=True)
 class Write:
-    """A save or a delete."""
+    """A save, a patch or a delete."""
 
     op: str
     value: Any = None
     etag: str | None = None
     first_write: bool = False
+    #: Of a patch, whose ``value`` it is then.
+    kind: PatchKind = "merge"
 
 
 class Path(ABC):
@@ -68,6 +70,8 @@ class EnginePath(Path):
         more: dict[str, Any] = {"id": id, "etag": write.etag, "return_current": return_current}
         if write.op == "delete":
             answer = self._run(one(self._engine, delete(key, **more)))
+        elif write.op == "patch":
+            answer = self._run(one(self._engine, patch(key, write.kind, write.value, return_value=True, **more)))
         else:
             concurrency = "first-write" if write.first_write else "last-write"
             answer = self._run(one(self._engine, save(key, write.value, concurrency=concurrency, **more)))
@@ -77,6 +81,7 @@ class EnginePath(Path):
             answer["status"],
             code=error.get("code"),
             exists=exists,
+            value=answer.get("value"),
             etag=etag,
             changed=answer.get("changed"),
             expected=error.get("expected"),
@@ -122,6 +127,16 @@ class ClientPath(Path):
         if write.op == "delete":
             changed = await self._client.delete(key, etag=write.etag, id=command_id, return_current=return_current)
             return Told("ok", exists=False, changed=changed)
+        if write.op == "patch":
+            calls: dict[str, Callable[..., Awaitable[Entry]]] = {
+                "merge": self._client.merge_patch,
+                "json-patch": self._client.json_patch,
+                "increment": self._client.increment,
+            }
+            patched = await calls[write.kind](
+                key, write.value, etag=write.etag, id=command_id, return_current=return_current
+            )
+            return Told("ok", exists=True, value=patched.value, etag=patched.etag, changed=True)
         entry = await self._client.save(
             key,
             write.value,

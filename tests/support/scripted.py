@@ -5,7 +5,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from typing import Any, TypeAlias
 
 from holdfast.events import Event, Record, StoreError, StoreUnavailable, Topology
-from holdfast.stores import Appended, EventStore, Fence, Head, KeyPage, MemoryStore, Outcome, Transacted
+from holdfast.stores import (
+    Appended,
+    EventStore,
+    Expiry,
+    ExpiryPage,
+    Fence,
+    Head,
+    KeyPage,
+    MemoryStore,
+    Outcome,
+    Transacted,
+)
 
 Proceed: TypeAlias = Callable[[], Awaitable[Any]]
 #: Stands in for one call: it is given the real one, to make it or not, and the call's first argument.
@@ -170,6 +181,18 @@ class ScriptedStore:
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
     ) -> KeyPage:
         return await self._seen(fence).keys(prefix, after=after, limit=limit, fence=fence)
+
+    async def expired(self, *, until: int, after: Expiry | None = None, limit: int = 1000) -> ExpiryPage:
+        page: ExpiryPage = await self._call(
+            "expired", until, lambda: self._seen(None).expired(until=until, after=after, limit=limit)
+        )
+        return page
+
+    async def swept(self) -> int:
+        return await self.inner.swept()
+
+    async def note_swept(self, until: int) -> None:
+        await self.inner.note_swept(until)
 
     def scan(self) -> AsyncIterator[Record]:
         return self._seen(None).scan()

@@ -2,8 +2,11 @@
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 SECRET = "hunter2"
 
@@ -50,3 +53,20 @@ def failed(done: Done, code: int, said: str) -> None:
     assert done.stderr.startswith("holdfast: ")
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
+
+
+def in_shell(block: str, amqp_url: str, folder: Path) -> str:
+    """Run a block as a shell does, with the command of this tree, and stop at the first that fails."""
+    (folder / "bin").mkdir(exist_ok=True)
+    command = folder / "bin/holdfast"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m holdfast "$@"\n')
+    command.chmod(0o755)
+    variables = environment(amqp_url=amqp_url)
+    variables |= {"PATH": f"{folder / 'bin'}:{variables['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    shell = shutil.which("sh")
+    assert shell is not None
+    done = subprocess.run(
+        [shell, "-eu", "-c", block], cwd=folder, env=variables, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TypeVar
 
 from holdfast.events import Event, Record, StoreUnavailable, Topology
-from holdfast.stores import Appended, Fence, Head, KeyPage, MemoryStore, Outcome, Transacted
+from holdfast.stores import Appended, Expiry, ExpiryPage, Fence, Head, KeyPage, MemoryStore, Outcome, Transacted
 
 T = TypeVar("T")
 
@@ -177,6 +177,15 @@ class TurnStore:
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
     ) -> KeyPage:
         return await self.inner.keys(prefix, after=after, limit=limit, fence=fence)
+
+    async def expired(self, *, until: int, after: Expiry | None = None, limit: int = 1000) -> ExpiryPage:
+        return await self.inner.expired(until=until, after=after, limit=limit)
+
+    async def swept(self) -> int:
+        return await self.inner.swept()
+
+    async def note_swept(self, until: int) -> None:
+        await self.inner.note_swept(until)
 
     def scan(self) -> AsyncIterator[Record]:
         return self.inner.scan()

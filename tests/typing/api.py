@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -114,6 +114,16 @@ async def by_key() -> None:
             assert_type(found.etag, str | None)
         assert_type(await client.count_keys(), int)
 
+        await client.save("session", 1, ttl=60)
+        await client.save_many([Save("session", 1, ttl=timedelta(minutes=1))])
+        assert_type((await client.save("session", 1, ttl=timedelta(hours=1))).expires_at, datetime | None)
+        patched = await client.merge_patch("user/42", {"name": None}, etag=again.etag, ttl=60, timeout=1, id="x")
+        assert_type(patched, Entry)
+        await client.json_patch("user/42", [{"op": "add", "path": "/a", "value": [1]}], metadata={"by": "ada"})
+        assert_type(await client.increment("hits"), Entry)
+        await client.increment("stats", 2.5, path="/seconds", store="default", return_current=True)
+        await client.increment("stats", {"/visits": 1, "/seconds": 0.5})
+
         events = await client.history("user/42", after_version=3, limit=10)
         await client.history(
             "user/42", before_version=9, since=datetime.now(UTC), until=saved.updated_at, backward=True
@@ -126,6 +136,7 @@ async def by_key() -> None:
         for event in events:
             assert_type(event.version, int)
             assert_type(event.author, str | None)
+            assert_type(event.expires, int | None)
 
         assert_type(await client.describe(), Service)
 
@@ -166,6 +177,9 @@ async def handles(client: Client) -> None:
     assert_type(cart.etag, str | None)
     assert_type(cart.exists, bool)
     assert_type(cart.version, int)
+    assert_type(cart.expires_at, datetime | None)
+    client.state("session", Cart, ttl=timedelta(days=1))
+    client.state("session", Cart, ttl=60)
     assert_type(cart.key, str)
     await cart.clear()
 
@@ -241,6 +255,8 @@ async def mistakes(client: Client) -> None:
     """What the type checker finds: each of these lines is a mistake, and says so if it ever is none."""
     state = client.state("cart", Cart)
     state.value = {"items": []}  # type: ignore[assignment]
+    await client.save("k", 1, ttl=1.5)  # type: ignore[arg-type]
+    await client.increment("k", "1")  # type: ignore[arg-type]
     await state.update(lambda cart: cart.items.pop())  # type: ignore[arg-type, return-value]
     client.state("cart", Cart, default=dict)  # type: ignore[arg-type]
     await client.read("k", consistency="sometimes")  # type: ignore[arg-type]

@@ -18,7 +18,8 @@ from support.desk import Desk, opened_desk
 from support.loops import LeapingLoop
 
 from holdfast.config import read_config
-from holdfast.events import ErrorInfo, Reply, partition_of
+from holdfast.events import ErrorInfo, Event, Reply, partition_of
+from holdfast.events.topology import SWEEP_HEADER
 from holdfast.worker import AccessConfig, AccessRule
 from holdfast.worker import access as access_module
 from holdfast.worker.access import OPERATIONS, Access, conceal, stores_of_nobody, warn_of
@@ -245,7 +246,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"key": "${user}${user}"}, "behind ${user} comes a '/' or nothing"),
         ({"key": "user/${name}/*"}, "the only placeholder is ${user}"),
         ({"operations": []}, "at least 1 item"),
-        ({"operations": ["write"]}, "'write' is no operation; there are: save, delete, restore, purge, read, history"),
+        ({"operations": ["write"]}, "'write' is no operation; there are: save, delete, patch, restore, purge, read"),
         ({"operations": ["describe"]}, "'describe' is no operation"),
         ({"operations": "read"}, "valid list"),
         ({"effect": "deny"}, "Extra inputs"),
@@ -329,7 +330,11 @@ def command(op: str, key: str = "k/1", **fields: Any) -> Json:
         return command("save", key, messages=[{"exchange": "orders"}], **fields)
     named = {"prefix": key} if op in ("keys", "query", "watch") else {"key": key}
     made: Json = {"op": op, "id": fields.pop("id", f"{op}-{key}"), **named, **fields}
-    least: dict[str, Json] = {"save": {"value": 1}, "restore": {"at_version": 1}}
+    least: dict[str, Json] = {
+        "save": {"value": 1},
+        "patch": {"kind": "merge", "patch": 1},
+        "restore": {"at_version": 1},
+    }
     return least.get(op, {}) | made
 
 
@@ -449,11 +454,64 @@ async def test_an_unknown_store_is_told_to_those_only_who_may_ask() -> None:
         assert (await it.ask(large, "pen"))["status"] == "denied"
 
 
+# What workers tell each other.
+
+
+async def expired_desk(it: Desk) -> None:
+    """A key whose time has come, and nobody has noticed."""
+    event = Event(id="1", key="k/1", time=NOW - 2000, digest=b"12345678", type="saved", version=1, expires=NOW - 1000)
+    await it.store.append([event])
+
+
+async def test_a_worker_may_tell_which_keys_have_expired() -> None:
+    """Given a closed service, when a worker's sweep names a key, then it expires, and nobody is told or denied."""
+    async with desk() as it:
+        await expired_desk(it)
+        told = await it.ask(["k/1", "k/never"], "worker", headers={SWEEP_HEADER: "default"})
+        assert told == []
+        assert [record.type async for record in it.store.scan()] == ["saved", "expired"]
+        assert it.broker.buried == []
+
+
+@pytest.mark.parametrize("author", ["owner", "stranger", None])
+@pytest.mark.parametrize("body", [["k/1"], command("read"), [command("save", value=1)]], ids=["keys", "read", "save"])
+async def test_nobody_else_may(author: str | None, body: Any) -> None:
+    """Given somebody who takes himself for a worker, when he sends such a message, then it is passed over whole."""
+    async with desk() as it:
+        await expired_desk(it)
+        assert not await it.ask(body, author, headers={SWEEP_HEADER: "default"})
+        assert [record.type async for record in it.store.scan()] == ["saved"]
+        assert it.broker.buried == []
+
+
+@pytest.mark.parametrize("body", [["k/1", 1], {}, [command("save", value=1)], []])
+async def test_what_a_worker_tells_is_looked_at_too(body: Any) -> None:
+    """Given a message of a worker's account that names no keys, when it is taken, then nothing comes of it."""
+    async with desk() as it:
+        await expired_desk(it)
+        assert not await it.ask(body, "worker", headers={SWEEP_HEADER: "default"})
+        assert not await it.ask(["k/1"], "worker", headers={SWEEP_HEADER: "elsewhere"})
+        assert [record.type async for record in it.store.scan()] == ["saved"]
+
+
+async def test_a_patch_takes_the_right_to_read() -> None:
+    """Given a user who may patch and not read, when he patches, then he is denied, before anything is looked up."""
+    rules = [rule(user="pen", operations=["patch"]), rule(user="both", operations=["patch", "read"])]
+    async with desk(closed(*rules)) as it:
+        reply = await it.ask(command("patch"), "pen")
+        assert reply["error"]["message"] == "the user 'pen' may not read the key 'k/1' of the store 'default'"
+        assert (await it.ask(command("read"), "pen"))["status"] == "denied"
+        assert [record async for record in it.store.scan()] == []
+        assert (await it.ask(command("patch", id="2"), "both"))["status"] == "ok"
+        assert (await it.ask(command("save"), "both"))["status"] == "denied"
+
+
 # Who may write and not read.
 
 #: Every field of a reply: what a writer without the right to read may be told.
 FREE = {"id", "status", "epoch", "time", "error"}
-SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "events", "next", "versions", "keys", "count"}
+SECRET = {"exists", "etag", "version", "value", "changed", "updated_at", "expires", "events", "next", "versions"}
+SECRET |= {"keys", "count"}
 SECRET |= {"entries", "token", "scan", "as_of"}
 #: Told operation by operation, see test_access_transactions.py.
 BY_OPERATION = {"results"}
@@ -610,7 +668,7 @@ async def test_a_reader_is_told_everything() -> None:
         replies = [
             await it.ask(command("save", id="1", concurrency="first-write", return_current=True), "owner"),
             await it.ask(command("delete", id="2"), "owner"),
-            await it.ask(command("save", id="3"), "owner"),
+            await it.ask(command("save", id="3", ttl_seconds=60), "owner"),
             await it.ask(command("read", id="4"), "eye"),
             await it.ask(command("history", id="5"), "mole"),
             await it.ask(command("query", id="6"), "owner"),

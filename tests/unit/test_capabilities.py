@@ -38,7 +38,7 @@ class Unerasable(MemoryStore):
 
 def test_every_capability_has_its_name() -> None:
     """Given a store, when it is asked what it offers, then it tells all of that by name, and nothing that it lacks."""
-    ours = ["erasing", "indexes", "inspection", "transactions"]
+    ours = ["erasing", "expiry", "indexes", "inspection", "transactions"]
     assert offered(MemoryStore()) == offered(MongoStore("mongodb://nowhere/")) == ours == sorted(CAPABILITIES)
     assert offered(Unerasable()) == ours[1:]
     # What an operation needs is what somebody can be told of.

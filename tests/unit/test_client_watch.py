@@ -64,6 +64,8 @@ class Service:
         self.asked: list[dict[str, Any]] = []
         self.faults: list[Exception] = []
         self.mode: FeedMode = "levels"
+        #: Service time.
+        self.now = 0
         self.versions: defaultdict[str, int] = defaultdict(int)
         self.time = NOW
 
@@ -114,7 +116,7 @@ class Service:
         (decoded,) = decode_commands(orjson.dumps({**command, "id": "x"})).commands
         assert not isinstance(decoded, BadCommand), decoded
         if isinstance(decoded, WatchCommand):
-            answer, _ = await watch_page(self.store, decoded)
+            answer, _ = await watch_page(self.store, decoded, self.now)
         else:
             assert isinstance(decoded, ChangesCommand)
             answer, _ = await changes_page(self.store, decoded)

@@ -16,6 +16,7 @@ from holdfast.events import (
     HistoryCommand,
     InvalidError,
     KeysCommand,
+    PatchCommand,
     PurgeCommand,
     ReadCommand,
     RestoreCommand,
@@ -30,6 +31,7 @@ from holdfast.events.limits import MAX_ID_BYTES, MAX_KEY_BYTES
 OPS: dict[str, type] = {
     "save": SaveCommand,
     "delete": DeleteCommand,
+    "patch": PatchCommand,
     "restore": RestoreCommand,
     "purge": PurgeCommand,
     "read": ReadCommand,
@@ -75,6 +77,10 @@ GOOD: dict[str, list[Any]] = {
     "store": ["default", "a", "A.b-c_1", "0", "x" * 64],
     "key": [*TEXTS, "x" * 512, "ß" * 256, "\U0010ffff" * 128],
     "value": [None, 1, "", [], {}, {"a": [1.5]}, False],
+    "kind": ["merge"],
+    "patch": [None, 1, "", [], {}, {"a": [1.5]}, False],
+    "ttl_seconds": [1, 60, 2**31 - 1, None],
+    "return_value": [True, False],
     "etag": [None, "", "1-00000000", "anything", "x" * 128],
     "max_version": [0, 1, 2**63 - 1, None],
     "concurrency": ["first-write", "last-write"],
@@ -106,6 +112,10 @@ BAD: dict[str, list[Any]] = {
     "store": ["", "a/b", ".a", "-a", "_a", "a b", "ä", "a\n", "\na", "a\0", "x" * 65, None, 1, []],
     "key": [*NO_TEXTS, "x" * 513, "ß" * 257, "\U0010ffff" * 129],
     "value": [2**63, {"a\0": 1}, [2**64]],
+    "kind": ["", "Merge", "json", None, 1, []],
+    "patch": [2**63, {"a\0": 1}, [2**64]],
+    "ttl_seconds": [0, -1, 2**31, 1.0, 0.5, "1", True, []],
+    "return_value": [None, 0, 1, "true"],
     "etag": [1, True, [], {}, 1.5, "x" * 129],
     "max_version": [-1, 2**63, 2**64, 1.0, "1", True, []],
     "concurrency": ["first_write", "", None, 1, []],
@@ -134,9 +144,10 @@ WRITE = [
     *COMMON, "store", "key", "etag", "max_version", "return_current", "metadata", "correlation_id", "causation_id",
 ]  # fmt: skip
 FIELDS: dict[str, list[str]] = {
-    "save": [*WRITE, "value", "concurrency", "messages"],
+    "save": [*WRITE, "value", "concurrency", "ttl_seconds", "messages"],
     "delete": [*WRITE, "messages"],
-    "restore": [*WRITE, "at_version"],
+    "patch": [*WRITE, "kind", "patch", "ttl_seconds", "return_value", "messages"],
+    "restore": [*WRITE, "at_version", "ttl_seconds"],
     "purge": WRITE,
     "read": [*COMMON, "store", "key", "consistency", "at_version", "at_time"],
     "history": [
@@ -150,7 +161,7 @@ FIELDS: dict[str, list[str]] = {
 
 
 def is_required(op: str, name: str) -> bool:
-    return name in ("id", "key", "value") or (op, name) == ("restore", "at_version")
+    return name in ("id", "key", "value", "kind", "patch") or (op, name) == ("restore", "at_version")
 
 
 def least(op: str) -> dict[str, Any]:

@@ -584,3 +584,36 @@ async def test_a_first_write_that_was_refused_stays_refused(service: Service) ->
     await one(service.engine, delete("k"))
     outcome = await service.one(letter(command.model_dump(exclude_unset=True)))
     assert outcome.status == "conflict"
+
+
+# Patches.
+
+
+def change(command_id: str, kind: str, patch: Any, **fields: Any) -> dict[str, Any]:
+    return {"op": "patch", "id": command_id, "key": "k", "kind": kind, "patch": patch, "sent_at": SENT, **fields}
+
+
+async def test_an_increment_adds_to_what_came_later(service: Service) -> None:
+    """Given a counter that went on, when an increment is replayed, then it counts on top; and once, however often."""
+    await one(service.engine, save("k", 10))
+    for _ in range(2):
+        assert (await service.one(letter(change("r1", "increment", {"": 1})))).ok
+    assert await service.value() == 11
+
+
+@pytest.mark.parametrize(
+    ("kind", "patch"), [("merge", {"a": 1}), ("json-patch", [{"op": "add", "path": "/a", "value": 1}])]
+)
+async def test_other_patches_do_not_undo_what_came_later(service: Service, kind: str, patch: Any) -> None:
+    """Given a value that was saved after a patch was sent, when that is replayed, then only by force."""
+    await one(service.engine, save("k", {"a": 2}))
+    assert (await service.one(letter(change("r1", kind, patch)))).status == "newer"
+    assert (await service.one(letter(change("r1", kind, patch)), force=True)).ok
+    assert await service.value() == {"a": 1}
+
+
+async def test_a_patch_from_before_the_fence_window_is_never_sent(service: Service) -> None:
+    """Given a patch whose repeat nobody would recognise any more, when it is replayed, then it is not."""
+    old = change("r1", "increment", {"": 1}) | {"sent_at": NOW - FENCE_WINDOW_MS - 1}
+    assert (await service.one(letter(old))).status == "expired"
+    assert await service.events() == []

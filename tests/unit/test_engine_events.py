@@ -1,7 +1,7 @@
 """What a command has put into the log is told to others: once it is there, whole, and again with every repeat."""
 
 import pytest
-from support.commands import apply, delete, first, one, read, request, save
+from support.commands import apply, brief, delete, first, increment, one, read, request, save
 from support.engines import another_worker, engine_on
 from support.scripted import ScriptedStore, lost_after, meanwhile
 
@@ -123,3 +123,18 @@ async def test_what_an_event_carries_is_verified() -> None:
         [record.model_copy(update={"messages": other}) for record in await store.log() if isinstance(record, Event)]
     )
     assert (await verify(forged, "default")).broken == {Rule.DIGEST: 3}
+
+
+async def test_a_patch_carries_messages_too() -> None:
+    """Given a patch with messages, when it is applied and comes again, then they are told, and the log is sound."""
+    store = await ScriptedStore.opened()
+    engine = engine_on(store, tells_values=True)
+    command = increment("k", 2, messages=CARRIED)
+    made, again = request(command), request(command, redelivered=True)
+    await apply(engine, made)
+    await apply(engine_on(store, tells_values=True), again)
+    assert told(made) == told(again) == [[("k", 1, "saved", 2)]]
+    assert made.events[0].messages == again.events[0].messages == CARRIED
+    assert (await verify(store.inner, "default")).sound
+    other = increment("k", 2, id=command.id)
+    assert brief(await one(engine, other)) == "invalid id_reused"

@@ -3,17 +3,33 @@
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from support.commands import NOW, Answer, Operation, delete, first, purge, read, request, restore, save, wire
+from support.commands import (
+    NOW,
+    Answer,
+    Operation,
+    delete,
+    first,
+    increment,
+    patch,
+    purge,
+    read,
+    request,
+    restore,
+    save,
+    wire,
+)
 from support.turns import Fault, Turn, TurnStore, at_once
 
 from holdfast.events import (
     Event,
     Mutation,
+    PatchCommand,
     PurgeCommand,
     ReadCommand,
     Refusal,
@@ -44,17 +60,8 @@ wishes = st.builds(
     Wish,
     op=st.sampled_from(
         [
-            "save",
-            "save",
-            "first",
-            "save etag",
-            "delete",
-            "delete etag",
-            "restore",
-            "restore etag",
-            "purge",
-            "read",
-            "eventual",
+            *("save", "save ttl", "first", "save etag", "delete", "delete etag", "increment", "test"),
+            *("restore", "restore etag", "purge", "read", "eventual"),
         ]
     ),
     key=st.sampled_from(KEYS),
@@ -73,6 +80,8 @@ class Told:
     #: When the command was first sent, and when this delivery of it came to a worker.
     sent: int
     taken: int
+    #: Service time at that moment.
+    millis: int = 0
     answer: Answer = field(default_factory=dict)
     answered: int = 0
 
@@ -122,6 +131,14 @@ class Workers(RuleBasedStateMachine):
         match wish.op:
             case "save":
                 return save(wish.key, wish.pick, **more)
+            case "save ttl":
+                return save(wish.key, wish.pick, ttl_seconds=1, **more)
+            case "increment":
+                # What it asks for goes with what it is, since repeats are to be told the same.
+                ttl = 2 if wish.pick == 6 else None
+                return increment(wish.key, wish.pick, return_value=wish.pick > 3, ttl_seconds=ttl, **more)
+            case "test":
+                return patch(wish.key, "json-patch", TEST, return_current=True, **more)
             case "first":
                 return first(wish.key, wish.pick, return_current=wish.pick > 3, **more)
             case "save etag":
@@ -164,7 +181,10 @@ class Workers(RuleBasedStateMachine):
 
     def _take(self, worker: int, requests: list[Request]) -> None:
         now = self._tick()
-        told = [Told(each, self.first_sent.setdefault((each.command.id, each.digest), now), now) for each in requests]
+        told = [
+            Told(each, self.first_sent.setdefault((each.command.id, each.digest), now), now, self.millis)
+            for each in requests
+        ]
         self.told += told
         self.work.append(Work(worker, Batch.of(requests), told))
         self.undisturbed.add(self.work[-1])
@@ -289,6 +309,9 @@ class Workers(RuleBasedStateMachine):
                 histories[record.key].append(record)
         for events in histories.values():
             assert [event.version for event in events] == list(range(1, len(events) + 1))
+            for before, event in pairwise([None, *events]):
+                assert event is not None
+                check_expiry(before, event)
         return histories
 
     def _check_answer(self, told: Told, events: list[Event]) -> None:
@@ -307,12 +330,16 @@ class Workers(RuleBasedStateMachine):
                 answer["updated_at"],
             )
             assert answer["etag"] == (event.etag if event.exists else None)
+            assert answer.get("expires") == event.expires
             assert told.sent < self.store.landed[event.id] < told.answered
             before = events[event.version - 2] if event.version > 1 else None
             assert not isinstance(command, TransactCommand)
             assert allows(command, before, events)
             if isinstance(command, RestoreCommand):
                 assert event.value == events[command.at_version - 1].value
+            if isinstance(command, PatchCommand):
+                assert event.value == outcome_of(command, before)
+                assert answer.get("value") == (event.value if command.return_value else None)
         elif status == "invalid":
             assert in_log
             assert not ours
@@ -347,6 +374,12 @@ class Workers(RuleBasedStateMachine):
         assert self._was_newest(version, events, since, told.answered)
         event = events[version - 1] if version else None
         there = event is not None and event.exists
+        expires = None if event is None else event.expires
+        if command.consistency == "eventual" and expires is not None and not told.answer["exists"]:
+            # It tells of an expiry by the clock alone.
+            there = there and expires > self.millis
+        if there and expires is not None:
+            assert expires > told.millis, "it came after that time"
         assert told.answer["exists"] == there
         assert told.answer.get("value") == (event.value if event is not None and there else None)
         assert told.answer["etag"] == (event.etag if event is not None and there else None)
@@ -397,6 +430,25 @@ def repeated(ids: Iterable[str]) -> set[str]:
     return {each for each in ids if each in seen or seen.add(each)}  # type: ignore[func-returns-value]
 
 
+def check_expiry(before: Event | None, event: Event) -> None:
+    """What expires does so once, at its time, and nothing is written on top of it without that."""
+    expires = before.expires if before is not None and before.exists else None
+    if event.type == "expired":
+        assert event.time == expires
+    else:
+        assert expires is None or event.time < expires
+
+
+#: Fits the value 3, and no other.
+TEST: list[Any] = [{"op": "test", "path": "", "value": 3}, {"op": "replace", "path": "", "value": 4}]
+
+
+def outcome_of(command: PatchCommand, state: Event | None) -> int:
+    """What comes of a patch."""
+    value: int = state.value if state is not None and state.exists else 0
+    return 4 if command.kind == "json-patch" else value + int(command.patch[""])
+
+
 def allows(command: Mutation, state: Event | None, events: list[Event], *, erased: bool = False) -> bool:
     """The table: whether a command changes a key in that state. The events are all that the key ever has.
 
@@ -413,6 +465,8 @@ def allows(command: Mutation, state: Event | None, events: list[Event], *, erase
         return any(event.version == command.at_version > purged and event.exists for event in past)
     if command.etag is not None:
         return True
+    if isinstance(command, PatchCommand):
+        return command.kind == "increment" or (state is not None and exists and state.value == 3)
     if isinstance(command, SaveCommand):
         return not (exists and command.concurrency == "first-write")
     return exists or (isinstance(command, PurgeCommand) and state is not None)

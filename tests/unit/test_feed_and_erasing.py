@@ -95,11 +95,11 @@ async def test_what_was_erased_meanwhile_is_on_no_page_of_a_watch() -> None:
         return await events(places, after=after)
 
     store.events = overtaken  # type: ignore[method-assign]
-    answer, _ = await watch_page(store, WatchCommand(op="watch", id="w"))
+    answer, _ = await watch_page(store, WatchCommand(op="watch", id="w"), 0)
     assert told(answer) == [(1, "saved", "two")]
     # What it has shows that there is more to be asked for.
     assert orjson.loads(orjson.dumps(answer["versions"])) == {KEY: 1, "other": 1}
-    answer, _ = await watch_page(store, WatchCommand(op="watch", id="w", since=0))
+    answer, _ = await watch_page(store, WatchCommand(op="watch", id="w", since=0), 0)
     assert told(answer) == [(2, "purged", None), (1, "saved", "two")]
 
 

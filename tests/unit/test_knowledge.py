@@ -21,11 +21,18 @@ TEXTS: dict[str, Callable[[str, int, int], str]] = {
 
 
 def head(version: int, command: str = "c") -> Head:
-    return Head(version, exists=True, id=command, time=1_732_223_456_789 + version)
+    return Head(version, exists=True, id=command, time=1_732_223_456_789 + version, expires=1_832_223_456_789 + version)
 
 
 def state(version: int, value: bytes = b"1") -> State:
-    return State(version, exists=True, etag=f"{version}-00000000", time=1_732_223_456_789 + version, value=value)
+    return State(
+        version,
+        exists=True,
+        etag=f"{version}-00000000",
+        time=1_732_223_456_789 + version,
+        value=value,
+        expires=1_832_223_456_789 + version,
+    )
 
 
 def taken_by(fill: Callable[[], object]) -> int:

@@ -39,7 +39,7 @@ async def pages(store: MemoryStore, scope: KeyScope, limit: int, **options: Any)
     made: list[dict[str, Any]] = []
     after = None
     while not made or after is not None:
-        made.append(await list_keys(store, scope, after=after, limit=limit, **options))
+        made.append(await list_keys(store, scope, after=after, limit=limit, now=NOW, **options))
         after = made[-1]["next"]
     return made
 

@@ -110,6 +110,7 @@ def test_names_and_limits_are_those_of_the_code() -> None:
         topology.RESERVED_PREFIX,
         topology.REASON_HEADER,
         topology.DETAIL_HEADER,
+        topology.SWEEP_HEADER,
     ):
         assert f"`{name}`" in PAGE
     assert f"1 to {limits.MAX_KEY_BYTES} bytes" in PAGE
@@ -120,6 +121,10 @@ def test_names_and_limits_are_those_of_the_code() -> None:
     assert f"{limits.MAX_MESSAGES} messages, {limits.MAX_MESSAGES_BYTES // 1024} KiB" in PAGE
     assert f"{feed.MAX_LEVEL_LENGTH} characters" in PAGE
     assert f"`{feed.FEED_CONTENT_TYPE}`" in PAGE
+    assert f"1 to {limits.MAX_TTL_SECONDS:,}, or null" in PAGE
+    assert f"at most {limits.MAX_PATCH_OPERATIONS:,} operations" in PAGE
+    assert f"numbers, 1 to {limits.MAX_PATCH_OPERATIONS:,}" in PAGE
+    assert f"at most {limits.MAX_DEPTH} levels" in PAGE
     assert f"At most {limits.MAX_DEPTH} levels" in PAGE
     assert f"at most {limits.MAX_ETAG_LENGTH} characters" in PAGE
     assert f"4 MiB and to {limits.MAX_MESSAGE_COMMANDS:,} commands" in PAGE

@@ -2,6 +2,7 @@
 
 from .test_append import *  # noqa: F403
 from .test_erasing import *  # noqa: F403
+from .test_expiry import *  # noqa: F403
 from .test_indexes import *  # noqa: F403
 from .test_inspection import *  # noqa: F403
 from .test_keys import *  # noqa: F403

@@ -28,11 +28,12 @@ def rich(key: str, version: int) -> Event:
         messages=(OutboxMessage(exchange="orders", body={"n": version}),),
         correlation_id="c",
         causation_id="d",
-    )
+    ).model_copy(update={"expires": TIME + 60_000, "patch": "0123456789abcdef" * 2})
 
 
 def stub(event: Event) -> Event:
-    erased = dict.fromkeys(("value", "messages", "metadata", "correlation_id", "causation_id"))
+    # When it was to expire stays: what came after it is judged by that.
+    erased = dict.fromkeys(("value", "patch", "messages", "metadata", "correlation_id", "causation_id"))
     return event.model_copy(update={**erased, "stripped": True})
 
 

@@ -117,6 +117,8 @@ async def test_messages_round_trip(store: EventStore) -> None:
     metadata=st.none() | st.dictionaries(names, text, max_size=3),
     digest=st.binary(min_size=8, max_size=8),
     moment=st.integers(0, 2**53 - 1),
+    expires=st.none() | st.integers(0, 2**53 - 1),
+    patch=st.none() | st.text("0123456789abcdef", min_size=32, max_size=32),
 )
 async def test_everything_else_round_trips(
     store: EventStore,
@@ -126,13 +128,16 @@ async def test_everything_else_round_trips(
     metadata: dict[str, str] | None,
     digest: bytes,
     moment: int,
+    expires: int | None,
+    patch: str | None,
 ) -> None:
-    """Keys, ids, authors, metadata, digests and times come back exactly."""
+    """Keys, ids, authors, metadata, digests, times and marks come back exactly."""
     # Each gets a name of its own in front, since the examples share one log.
     key, command = f"{new_id()}/{key}", f"{new_id()}/{command}"
     event = saved(key, 1, command=command, author=author, metadata=metadata, digest=digest, time=moment)
+    event = event.model_copy(update={"expires": expires, "patch": patch})
     await store.append([event])
     assert await store.find([command]) == {command: event}
-    assert (await store.heads([key]))[key] == Head(1, True, command, moment)
+    assert (await store.heads([key]))[key] == Head(1, True, command, moment, expires)
     assert await store.history(key) == [event]
     assert (await store.keys(key, limit=1)).keys == [key]

@@ -238,7 +238,9 @@ class SqliteStore:
     async def heads(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, Head]:
         """The newest event of each key."""
         events = await self._newest(keys, after)
-        return {key: Head(event.version, event.exists, event.id, event.time) for key, event in events.items()}
+        return {
+            key: Head(event.version, event.exists, event.id, event.time, event.expires) for key, event in events.items()
+        }
 
     async def versions(self, keys: Collection[str], *, after: Fence | None = None) -> dict[str, int]:
         """The newest version of each key."""
