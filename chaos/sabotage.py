@@ -75,7 +75,7 @@ def forget() -> None:
     def unfolded(_: type[Batch], requests: list[Request]) -> Batch:
         return Batch(list(requests))
 
-    Batch.of = classmethod(unfolded)  # type: ignore[method-assign, assignment]
+    Batch.of = classmethod(unfolded)  # type: ignore[method-assign]
     setattr(engine, "answer_again", forgetful)  # noqa: B010 - it was imported there, and is not theirs to export
 
 
@@ -90,7 +90,7 @@ def halve() -> None:
             return await transact(self, records[:-1], guards, **options)
         return await transact(self, records, guards, **options)
 
-    MongoStore.transact = halving  # type: ignore[method-assign, assignment]
+    MongoStore.transact = halving  # type: ignore[method-assign]
 
 
 def unguard() -> None:
@@ -104,7 +104,7 @@ def unguard() -> None:
         guards = ()
         return await transact(self, records, guards)
 
-    MongoStore.transact = unguarded  # type: ignore[method-assign, assignment]
+    MongoStore.transact = unguarded  # type: ignore[method-assign]
 
 
 PROMISES: dict[str, Callable[[], None]] = {

@@ -110,7 +110,7 @@ async def test_the_service_describes_itself(client: Client, shared: Service) -> 
     assert description.stores == ("default",)
     assert description.protocol == (1, 1)
     assert description.max_value_bytes == 2**20
-    assert description.capabilities == {"default": {"erasing", "indexes", "inspection", "transactions"}}
+    assert description.capabilities == {"default": {"erasing", "expiry", "indexes", "inspection", "transactions"}}
     assert abs(description.time.timestamp() - time.time()) < 60
 
 
