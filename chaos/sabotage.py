@@ -75,7 +75,7 @@ def forget() -> None:
     def unfolded(_: type[Batch], requests: list[Request]) -> Batch:
         return Batch(list(requests))
 
-    Batch.of = classmethod(unfolded)  # type: ignore[method-assign]
+    Batch.of = classmethod(unfolded)  # type: ignore[method-assign, assignment]
     setattr(engine, "answer_again", forgetful)  # noqa: B010 - it was imported there, and is not theirs to export
 
 

@@ -1,6 +1,16 @@
-"""Dapr's "How-To: Save and get state": save, get, delete, etags, retry on a mismatch, many at once.
+"""Dapr's "How-To: Save and get state" and "How-To: Build a stateful service", as they are written with Holdfast.
 
-Where Dapr answers 409, or 500, Holdfast raises a ConflictError that names both etags, and brings the value that won.
+    save_state, POST /v1.0/state/<store>    save(key, value), with store= if it is not the default one
+    get_state, GET …/<key>                  read(key): an Entry with value and etag, or None
+    delete_state, DELETE …/<key>            delete(key)
+    etag, If-Match                          etag=
+    last-write, first-write                 the default, and first_write=True
+    strong, eventual                        the default, and consistency="eventual" of reads; all writes are strong
+    save_bulk_state, get_bulk_state         save_many, read_many, and delete_many
+    execute_state_transaction               transact
+
+Where Dapr answers 409, or 500, Holdfast raises a ConflictError that names both etags, and brings the value that won if
+it is asked for. Values are JSON as Python has it: nothing has to be made a text first.
 
 Start a service, and then: `HOLDFAST_AMQP_URL=amqp://… python -m examples.howto.dapr`
 """
@@ -10,7 +20,7 @@ import os
 from typing import Any
 
 import holdfast
-from holdfast import Client, Save
+from holdfast import Check, Client, Delete, Save
 
 
 async def save_get_delete(client: Client) -> None:
@@ -18,19 +28,24 @@ async def save_get_delete(client: Client) -> None:
     await client.save("order_1", {"orderId": 250})
     entry = await client.read("order_1")
     print("saved and read:", entry.value if entry else None)
-    await client.save("order_1", None)
+    entry = await client.read("order_1", consistency="eventual")
+    print("read without waiting for the latest:", entry.value if entry else None)
     await client.delete("order_1")
     print("deleted:", await client.read("order_1"))
 
 
 async def etags(client: Client) -> None:
     """Optimistic concurrency: an etag that is not the present one is a conflict, and nothing happens."""
-    mine = await client.save("order_1", {"orderId": 1})
+    mine = await client.save("order_1", {"orderId": 1})  # it tells the etag, so that there is no need to read
     await client.save("order_1", {"orderId": 2})  # somebody else, without an etag: the last write wins
     try:
-        await client.save("order_1", {"orderId": 3}, etag=mine.etag)
+        await client.save("order_1", {"orderId": 3}, etag=mine.etag, return_current=True)
     except holdfast.ConflictError as conflict:
-        print(f"conflict: expected {conflict.expected}, found {conflict.actual}")
+        print(f"conflict: expected {conflict.expected}, found {conflict.actual} with {conflict.current}")
+    try:
+        await client.delete("order_1", etag=mine.etag)
+    except holdfast.ConflictError:
+        print("conflict: it is not what was to be deleted")
     try:
         await client.save("order_1", {"orderId": 4}, first_write=True)
     except holdfast.ConflictError:
@@ -69,6 +84,17 @@ async def many_at_once(client: Client) -> None:
     print("deleted:", await client.delete_many(["a", "b", "c"]))
 
 
+async def all_or_nothing(client: Client) -> None:
+    """A transaction: all of its operations, or none. One that does not fit is named."""
+    await client.transact([Save("order_2", {"orderId": 2}), Save("order_3", {"orderId": 3}), Delete("order_1")])
+    try:
+        await client.transact([Delete("order_2"), Save("order_3", None), Check("order_1", exists=True)])
+    except holdfast.ConflictError as conflict:
+        print(f"conflict: operation {conflict.operation}, {conflict.key} is {conflict.code}")
+    both = await client.read_many(["order_2", "order_3"])
+    print("unchanged:", [entry.value["orderId"] for entry in both.values() if entry])
+
+
 async def tour(client: Client) -> None:
     """All of it."""
     await save_get_delete(client)
@@ -78,6 +104,7 @@ async def tour(client: Client) -> None:
     counter = await client.read("counter")
     print("twenty increments at the same time:", counter.value if counter else None)
     await many_at_once(client)
+    await all_or_nothing(client)
 
 
 async def main() -> None:

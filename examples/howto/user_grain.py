@@ -1,10 +1,27 @@
 """Orleans' UserGrain: a user with a profile and a cart, each in a store of its own.
 
 In Orleans a constructor asks for `[PersistentState("profile", "profileStore")] IPersistentState<ProfileState>`; here a
-class declares it. What `ReadStateAsync`, `WriteStateAsync` and `ClearStateAsync` do there, `read`, `write` and `clear`
-do here; `State`, `Etag` and `RecordExists` are `value`, `etag` and `exists`.
+class declares it. The rest, word by word:
 
-Start a service that has both stores, and then: `HOLDFAST_AMQP_URL=amqp://… python -m examples.howto.user_grain`
+    State, Etag, RecordExists               value, etag, exists
+    ReadStateAsync, WriteStateAsync         read, write
+    ClearStateAsync                         clear
+    OnActivateAsync                         on_activate, after all states are loaded
+    InconsistentStateException              ConflictError, with both etags
+    GetGrain<IUserGrain>("user-42")         client.activate(User, "user-42")
+    AddRedisGrainStorage("profileStore")    [stores.profiles] in the workers' configuration
+
+A grain has one activation at a time. Of an entity there may be several: their etags keep them apart, as below.
+
+Start a service that has both stores:
+
+    [stores.profiles]
+    url = "mongodb://db1,db2,db3/profiles?replicaSet=rs0"
+
+    [stores.carts]
+    url = "mongodb://cart1,cart2,cart3/carts?replicaSet=rs1"
+
+and then: `HOLDFAST_AMQP_URL=amqp://… python -m examples.howto.user_grain`
 """
 
 import asyncio

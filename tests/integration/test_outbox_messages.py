@@ -136,6 +136,30 @@ def test_a_transaction_whose_message_nobody_takes(shop: Service, channel: Any) -
     assert save(shop, "a").version == 3
 
 
+def test_a_delete_carries_messages_too(shop: Service, channel: Any) -> None:
+    """If there was something to delete, they are published; where there was nothing, or not that etag, nothing is."""
+    channel.queue_declare("gone", durable=True)
+
+    def note(body: str) -> list[OutboxMessage]:
+        return [OutboxMessage(routing_key="gone", exchange="", body=body)]
+
+    async def run() -> None:
+        async with holdfast.connect(shop.amqp_url) as client:
+            saved = await client.save("order/1", 1)
+            assert not await client.delete("order/0", messages=note("of nothing"))
+            with pytest.raises(holdfast.ConflictError):
+                await client.delete("order/1", etag="1-00000000", messages=note("refused"))
+            assert await client.delete("order/1", etag=saved.etag, messages=note("cancelled"))
+            # Behind the others in their partitions' order, so that whatever they published is there before it.
+            for key in ("order/0", "order/1"):
+                await client.save(key, 1, messages=note(f"{key} last"))
+
+    asyncio.run(run())
+    messages = taken(channel, "gone", 3)
+    assert sorted(body for _, body in messages) == ["cancelled", "order/0 last", "order/1 last"]
+    assert [properties.headers["x-holdfast-version"] for properties, body in messages if body == "cancelled"] == [2]
+
+
 @pytest.mark.parametrize(
     "message",
     [

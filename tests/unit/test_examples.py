@@ -22,13 +22,17 @@ the cart is gone; its past is not:
 
 DAPR = """\
 saved and read: {'orderId': 250}
+read without waiting for the latest: {'orderId': 250}
 deleted: None
-conflict: expected 4-<etag>, found 5-<etag>
+conflict: expected 3-<etag>, found 4-<etag> with {'orderId': 2}
+conflict: it is not what was to be deleted
 conflict: first-write wins, and it has been written
 twenty increments at the same time: {'count': 20}
 saved: ['a', 'b']
 read: {'a': 1, 'b': 2, 'c': None}
 deleted: {'a': True, 'b': True, 'c': False}
+conflict: operation 2, order_1 is absent
+unchanged: [2, 3]
 """
 
 
