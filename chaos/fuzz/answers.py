@@ -21,6 +21,7 @@ _SHAPES: dict[str, set[str]] = {
     "history": {"events", "next"},
     "transact": {"results"},
     "keys": {"keys", "count", "next"},
+    "query": {"entries", "token", "scan", "as_of"},
     "watch": {"events", "next", "versions"},
     "changes": {"events", "next"},
     "describe": {"partitions", "protocol", "stores", "limits", "feed", "capabilities"},
@@ -81,6 +82,10 @@ def _check_ok(answer: dict[str, Any], fate: Fate) -> str | None:
         return "a history without events"
     if fate.op == "keys" and isinstance(answer.get("keys"), list) == (fate.command.get("count_only") is True):
         return "keys where only their number was asked for, or none"
+    if fate.op == "query" and (type(answer.get("scan")) is not bool or type(answer.get("as_of")) is not int):
+        return f"scan {answer.get('scan')!r}, as_of {answer.get('as_of')!r}"
+    if fate.op == "query" and fate.command.get("explain") is not True and not isinstance(answer.get("entries"), list):
+        return "a query without entries"
     if fate.op == "describe" and type(answer.get("partitions")) is not int:
         return "a description without partitions"
     return None
@@ -148,6 +153,6 @@ def is_told(code: str, field: str | None, fate: Fate) -> bool:
     if allowed is None:
         return True
     told = (field or "").removesuffix("…")
-    if code in ("bad_value", "bad_patch", "bad_metadata", "bad_messages"):
+    if code in ("bad_value", "bad_patch", "bad_metadata", "bad_messages", "bad_filter", "bad_sort", "bad_projection"):
         return told.replace("[", ".").split(".")[0] in allowed
     return any(name.startswith(told) and (name == told or len(told) == LONGEST_FIELD - 1) for name in allowed)

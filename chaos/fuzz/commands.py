@@ -5,6 +5,7 @@ from typing import Any
 from zlib import crc32
 
 from . import patches, texts
+from .queries import query
 
 
 def fresh_id(number: int, part: int = 0) -> str:
@@ -21,7 +22,7 @@ def is_fresh(command_id: str) -> bool:
 
 def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
     """A valid command."""
-    op = rng.choices(texts.OPS, (36, 10, 14, 4, 2, 20, 6, 2, 8, 8, 2, 4))[0]
+    op = rng.choices(texts.OPS, (36, 10, 14, 4, 2, 20, 6, 2, 8, 8, 2, 4, 8))[0]
     command: dict[str, Any] = {"op": op, "id": command_id}
     if rng.random() < 0.03:
         command["id"] = rng.choice(("1", "a", "once", "ä", "x" * 128))
@@ -33,7 +34,7 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["deadline"] = rng.choice((None, now + 36_000_000, 2**53 - 1, 0, now - 36_000_000))
     if op == "watch":
         _listing(rng, command)
-    elif op not in ("describe", "keys", "transact"):
+    elif op not in ("describe", "keys", "query", "transact"):
         command["key"] = rng.choice(texts.KEYS)
     if op != "describe" and rng.random() < 0.1:
         command["store"] = rng.choice(("default", "default", "nowhere", "A.b-c_1", "x" * 64))
@@ -67,6 +68,8 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
         command["ttl_seconds"] = rng.choice((None, 1, 1, 60, 2**31 - 1))
     if op == "read" and rng.random() < 0.4:
         command["consistency"] = rng.choice(("strong", "eventual"))
+    if op == "query":
+        query(rng, command)
     if op in ("history", "changes"):
         if rng.random() < 0.5:
             command["after_version"] = rng.choice((0, 1, 5, 2**63 - 1))

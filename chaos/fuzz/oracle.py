@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from . import queries
 from .patches import KINDS, conflicts, is_patch
 
 MESSAGE_BYTES = 4 * 2**20
@@ -254,7 +255,10 @@ class _Court:
             # Of two reasons to refuse it, either may be told.
             saves = [data] if op in ("save", "patch") else _saves(data) if op == "transact" else []
             return {"unknown_store unknown_store"}.union(*(self._sizes(one) - {"ok"} for one in saves))
-        if op in ("read", "history", "keys", "watch", "changes"):
+        if op == "query" and data.get("token") is not None:
+            # That it is none of this query's is told to those who wait for an answer.
+            return self._times(data) or {"ok", "invalid bad_token"}
+        if op in ("read", "history", "keys", "query", "watch", "changes"):
             return self._times(data) or _past(data)
         if op == "transact":
             return self._outcomes_of_a_transaction(data, command_id)
@@ -502,6 +506,17 @@ _RULES: dict[str, dict[str, _Rule]] = {
         "after_version": (lambda value: _is_integer(value, 0, _MAX_VERSION), False),
         "since": (_is_time, False),
         "limit": (lambda value: _is_integer(value, 1, 1000), False),
+    },
+    "query": _COMMON
+    | {
+        "store": _KEYED["store"],
+        "prefix": (queries.is_prefix, False),
+        "filter": (queries.is_filter, False),
+        "sort": (queries.is_sort, False),
+        "projection": (queries.is_projection, False),
+        "limit": (lambda value: _is_integer(value, 1, 1000), False),
+        "token": (queries.is_token, False),
+        "explain": (lambda value: isinstance(value, bool), False),
     },
     "describe": _COMMON,
     "transact": _COMMON

@@ -6,13 +6,14 @@ from typing import Any
 
 OPS = (
     *("save", "delete", "patch", "restore", "purge", "read", "history", "keys", "describe", "transact"),
-    *("watch", "changes"),
+    *("watch", "changes", "query"),
 )
 FIELDS = (
     *("op", "v", "id", "sent_at", "deadline", "store", "key", "value", "etag", "max_version", "concurrency"),
     *("return_current", "metadata", "consistency", "after_version", "limit", "correlation_id", "causation_id"),
     *("at_version", "at_time", "before_version", "from_time", "to_time", "backward", "prefix", "after", "count_only"),
     *("kind", "patch", "ttl_seconds", "return_value", "operations", "exists", "messages", "values", "since"),
+    *("filter", "sort", "projection", "token", "explain"),
 )
 
 KEYS = [f"k{number}" for number in range(300)] + [

@@ -20,6 +20,7 @@ from holdfast.events.codec import Decoded
 NOW = 1_800_000_000_000
 ID = fresh_id(1)
 READ = {"id": ID, "op": "read", "key": "k"}
+QUERY = {"id": ID, "op": "query"}
 SAVE = {"id": ID, "op": "save", "key": "k", "value": 1}
 PATCH = {"id": ID, "op": "patch", "key": "k", "kind": "merge", "patch": 1}
 JSON_PATCHED = {"ok", "conflict absent", "conflict test_failed", "conflict unpatchable"}
@@ -126,6 +127,17 @@ def allowed(body: Any, **options: Any) -> list[set[str]]:
         ({"op": "keys", "id": ID, "after": ""}, {"invalid bad_after"}),
         (READ | {"op": "keys"}, {"invalid unknown_field"}),
         (SAVE | {"correlation_id": ""}, {"invalid bad_correlation_id"}),
+        (QUERY, {"ok"}),
+        (QUERY | {"filter": {"in": [["a.b"], [1, None]]}, "sort": [{"field": ""}], "projection": []}, {"ok"}),
+        (QUERY | {"filter": {"and": [{"not": {"exists": "a"}}, {"gt": ["a", True]}]}}, {"invalid bad_filter"}),
+        (QUERY | {"filter": {"eq": ["a..b", 1]}}, {"invalid bad_filter"}),
+        (QUERY | {"filter": {"$where": "1"}, "sort": [1]}, {"invalid bad_filter", "invalid bad_sort"}),
+        (QUERY | {"sort": [{"field": "a.b"}, {"field": ["a", "b"]}]}, {"invalid bad_sort"}),
+        (QUERY | {"projection": [""]}, {"invalid bad_projection"}),
+        (QUERY | {"token": "x"}, {"ok", "invalid bad_token"}),
+        (QUERY | {"prefix": "\0"}, {"invalid bad_prefix"}),
+        (QUERY | {"key": "k"}, {"invalid unknown_field"}),
+        (QUERY | {"store": "other", "token": "x"}, {"unknown_store unknown_store"}),
     ],
     ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:60],
 )

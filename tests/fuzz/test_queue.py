@@ -5,6 +5,7 @@ import json
 import struct
 import time
 from contextlib import closing
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from chaos.fuzz.commands import fresh_id
 from chaos.fuzz.generate import Generator, Input, Reply, Route
 from chaos.fuzz.line import Line, LineClosedError, publication, wait
 from chaos.fuzz.properties import encode, entry, sized
+from chaos.fuzz.queries import some_filter
 from holdfast.events import partition_of
 from holdfast.local import RabbitServer
 
@@ -93,6 +95,13 @@ good: dict[str, st.SearchStrategy[Any]] = {
     "after": st.none() | st.text(min_size=1, max_size=20),
     "values": st.booleans(),
     "since": millis,
+    "filter": st.integers().map(lambda seed: some_filter(Random(seed), 4)),  # noqa: S311
+    "sort": st.just([{"field": "n", "order": "desc"}]),
+    "projection": st.sampled_from([None, [], ["n", ["a.b"]]]),
+    "token": st.none() | st.text(max_size=20),
+    "explain": st.booleans(),
+    "at_version": st.integers(1, 5),
+    "count_only": st.booleans(),
 }
 good["operations"] = st.lists(
     st.fixed_dictionaries(
@@ -108,8 +117,12 @@ fields: dict[str, list[str]] = {
     "save": ["store", "etag", "max_version", "concurrency", "ttl_seconds", "return_current", "metadata", "messages"],
     "patch": ["store", "etag", "max_version", "ttl_seconds", "return_current", "return_value", "metadata", "messages"],
     "delete": ["store", "etag", "max_version", "return_current", "metadata", "messages"],
+    "restore": ["store", "ttl_seconds", "return_current", "metadata"],
+    "purge": ["store", "metadata"],
     "read": ["store", "consistency"],
+    "keys": ["store", "prefix", "after", "limit", "count_only"],
     "history": ["store", "after_version", "limit"],
+    "query": ["store", "prefix", "filter", "sort", "projection", "limit", "token", "explain"],
     "describe": [],
     "transact": ["store", "return_current", "metadata", "messages"],
     "watch": ["store", "prefix", "after", "limit", "values", "since"],
@@ -121,9 +134,11 @@ fields: dict[str, list[str]] = {
 def commands(draw: st.DrawFn) -> dict[str, Any]:
     """A command that is valid, or has fields that may be anything."""
     op = draw(st.sampled_from(texts.OPS))
-    required = {"key": good["key"]} if op not in ("describe", "transact", "watch") else {}
+    required = {"key": good["key"]} if op not in ("describe", "keys", "query", "transact", "watch") else {}
     if op == "transact":
         required["operations"] = good["operations"]
+    if op == "restore":
+        required["at_version"] = good["at_version"]
     if op == "save":
         required["value"] = good["value"]
     if op == "patch":
