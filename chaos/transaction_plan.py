@@ -48,8 +48,9 @@ class Place(StrEnum):
 
 #: A hot key has moved on when a transaction comes with what its caller saw of it, more often than not.
 _HOT_KINDS: Final = {
-    StepKind.SAVE: 60,
-    StepKind.PRESENT: 12,
+    StepKind.SAVE: 44,
+    # Another worker may be writing it at that moment, so that this is what a check has to be guarded for.
+    StepKind.PRESENT: 28,
     StepKind.DELETE: 8,
     StepKind.REPLACE: 8,
     StepKind.UNMOVED: 4,
@@ -58,17 +59,17 @@ _HOT_KINDS: Final = {
     StepKind.ABSENT: 2,
 }
 _OTHER_KINDS: Final = {
-    StepKind.REPLACE: 33,
-    StepKind.UNMOVED: 27,
+    StepKind.REPLACE: 31,
+    StepKind.UNMOVED: 25,
     StepKind.SAVE: 15,
     StepKind.REMOVE: 6,
     StepKind.DELETE: 5,
-    StepKind.PRESENT: 4,
+    StepKind.PRESENT: 8,
     StepKind.CREATE: 4,
     StepKind.ABSENT: 3,
     StepKind.OVERTAKE: 3,
 }
-_PLACES: Final = {Place.WARM: 55, Place.COLD: 20, Place.HOT: 15, Place.OTHER_HOT: 10}
+_PLACES: Final = {Place.WARM: 45, Place.OTHER_HOT: 27, Place.COLD: 18, Place.HOT: 10}
 _SIZES: Final = {2: 50, 3: 30, 4: 20}
 
 

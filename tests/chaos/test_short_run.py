@@ -55,14 +55,15 @@ async def test_a_short_run(tmp_path: Path) -> None:
 async def record(cluster: Cluster, directory: Path, *, breaks: str) -> None:
     """Some seconds of load on a worker, and all that a run leaves behind."""
     # One worker alone knows all that was done, so that nothing comes between a look and a commit.
-    workers = [cluster.mortal_worker(breaks=breaks) for _ in range(2 if breaks == "unguard" else 1)]
+    number, calls = (2, 6_000) if breaks == "unguard" else (1, 3_000)
+    workers = [cluster.mortal_worker(breaks=breaks) for _ in range(number)]
     await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
     crowd = Crowd(
         directory, amqp_url=cluster.amqp_url, seed="broken", processes=1, callers=48, partitions=cluster.partitions
     )
     try:
         await crowd.start()
-        await cluster.until(lambda: crowd.outcomes.total() > 3_000, "some thousand operations", 60)
+        await cluster.until(lambda: crowd.outcomes.total() > calls, "some thousand operations", 60)
         await crowd.stop()
     finally:
         crowd.kill_all()
