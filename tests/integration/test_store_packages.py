@@ -57,7 +57,8 @@ def test_the_example_is_certified(installed: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     passed, skipped = re.findall(r"(\d+) (?:passed|skipped)", done.stdout)
     assert int(passed) > 200
-    assert 0 < int(skipped) < 50
+    # All that is skipped belongs to what it does not offer.
+    assert 0 < int(skipped) < int(passed) / 3
     assert "holdfast contract: indexes: not offered" in done.stdout
 
 
