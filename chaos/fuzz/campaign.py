@@ -296,10 +296,10 @@ class Campaign:
         message_id = headers.get(b"x-holdfast-message-id") or properties.get("message_id", b"")
         sent = self._sent_by(properties.get("correlation_id", b""), message_id)
         if sent is None:
-            # Others with the same body may wait for answers.
+            # Others with the same body may wait for answers, and one that expired may have had none to wait for.
             candidates = self._by_body.get(body, [])
-            likeliest = [each for each in candidates if each.missing and each.may_be_buried_for(reason)]
-            sent = next(iter(likeliest or candidates), None)
+            likeliest = ((each.may_be_buried_for(reason), each.missing > 0) for each in candidates)
+            sent = max(zip(likeliest, candidates, strict=True), key=lambda one: one[0], default=(None, None))[1]
         if sent is None:
             self._fail(f"a dead letter of nothing that was sent: {reason} {body[:300]!r} {headers!r:.500}")
             return
