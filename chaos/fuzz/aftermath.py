@@ -2,8 +2,10 @@
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from holdfast.events import partition_queue
 from holdfast.events.topology import DEAD, INGRESS
@@ -13,6 +15,10 @@ from ..cluster import Cluster
 
 #: Lines of a worker's log that must not be there, whatever was sent: bad input is no reason to complain.
 _COMPLAINT = re.compile(r"^(?:\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*|Traceback .*|.*session lost.*)$", re.MULTILINE)
+
+#: Seconds for the last acknowledgements, and between two looks.
+_PATIENCE: Final = 20.0
+_PAUSE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,14 @@ def memory(worker: WorkerServer) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _left_in(cluster: Cluster, queue: str) -> int:
+    """Messages that stay in a queue. They leave it after their answers, when the change feed has what they made."""
+    deadline = time.monotonic() + _PATIENCE
+    while (left := cluster.depth(queue)) and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return left
+
+
 def faults(cluster: Cluster, worker: WorkerServer, before: Before) -> list[str]:
     """What is not as it should be: another process, complaints in its log, messages that are left anywhere."""
     found = []
@@ -44,7 +58,7 @@ def faults(cluster: Cluster, worker: WorkerServer, before: Before) -> list[str]:
         said = log.read().decode(errors="replace")
     found += [f"the worker's log: {line[:500]}" for line in _COMPLAINT.findall(said)[:20]]
     for queue in (*(partition_queue(partition) for partition in range(cluster.partitions)), INGRESS, DEAD):
-        left = cluster.depth(queue)
+        left = _left_in(cluster, queue)
         if left:
             found.append(f"{left} messages are left in {queue}")
     return found
