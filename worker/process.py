@@ -29,6 +29,7 @@ from .lane import StoreLostError
 from .options import WorkerOptions
 from .publisher import Publisher
 from .session import Session
+from .stacks import tell_stacks_on_request
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +266,7 @@ async def _maintain(name: str, store: EventStore) -> None:
 
 
 async def run_worker(options: WorkerOptions, stores: Mapping[str, EventStore]) -> None:
-    """Run a worker until SIGTERM or SIGINT; a second signal leaves at once.
+    """Run a worker until SIGTERM or SIGINT; a second signal leaves at once. SIGUSR1 has it tell what it is doing.
 
     :raises StoreConfigError, StoreUnavailable: as :meth:`Worker.run`.
     """
@@ -284,6 +285,7 @@ async def run_worker(options: WorkerOptions, stores: Mapping[str, EventStore]) -
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    tell_stacks_on_request()
     tune_interpreter()
     await worker.run()
 

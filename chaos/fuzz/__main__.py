@@ -18,7 +18,7 @@ from rich.console import Console
 from holdfast.local import MongoReplicaSet, RabbitServer, find_mongod, find_rabbitmq
 
 from ..cluster import Cluster
-from .aftermath import faults, look, memory
+from .aftermath import faults, look, memory, where_it_is
 from .campaign import Campaign, Report
 from .codec import DisagreementError, mutate_and_check
 from .costs import dear_messages, table
@@ -73,7 +73,12 @@ def through_the_queue(directory: Path, seed: str, inputs: int, only: int) -> boo
         cluster = Cluster(directory, rabbit, "/", mongo, "fuzz", partitions=PARTITIONS, heartbeat=HEARTBEAT)
         (worker,) = asyncio.run(cluster.start(1))
         before, began_with = look(worker), memory(worker)
-        campaign = Campaign(cluster.amqp_url, partitions=PARTITIONS, tell=_tell_wrong)
+
+        def on_stuck() -> None:
+            for each in where_it_is(cluster, worker):
+                console.print(each, markup=False, soft_wrap=True)
+
+        campaign = Campaign(cluster.amqp_url, partitions=PARTITIONS, tell=_tell_wrong, on_stuck=on_stuck)
         generator = Generator(seed, partitions=PARTITIONS, now=time.time_ns() // 1_000_000, user=rabbit.user)
         numbers = [generator.make(only)] if only >= 0 else _until(generator, campaign.report, inputs)
         try:

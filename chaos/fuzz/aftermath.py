@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from ..cluster import Cluster
 
 #: Lines of a worker's log that must not be there, whatever was sent: bad input is no reason to complain.
 _COMPLAINT = re.compile(r"^(?:\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*|Traceback .*|.*session lost.*)$", re.MULTILINE)
+
+#: Stands in every worker's account of where it is.
+_TOLD: Final = "Lane.run"
 
 #: Seconds for the last acknowledgements, and between two looks.
 _PATIENCE: Final = 20.0
@@ -38,6 +42,23 @@ def memory(worker: WorkerServer) -> int:
     """Its resident memory in bytes."""
     pages = Path(f"/proc/{worker.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def where_it_is(cluster: Cluster, worker: WorkerServer) -> list[str]:
+    """What a worker does at this moment, and what waits for it, of a service in which something is stuck."""
+    began_with = worker.log_path.stat().st_size
+    if worker.pid is None:
+        return ["the worker has ended"]
+    os.kill(worker.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + _PATIENCE
+    said = ""
+    while _TOLD not in said and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+        with worker.log_path.open("rb") as log:
+            log.seek(began_with)
+            said = log.read().decode(errors="replace")
+    queues = (*(partition_queue(partition) for partition in range(cluster.partitions)), INGRESS, DEAD)
+    return [said, *(f"{cluster.depth(queue)} messages in {queue}" for queue in queues)]
 
 
 def _left_in(cluster: Cluster, queue: str) -> int:

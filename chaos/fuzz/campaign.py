@@ -77,14 +77,17 @@ class Campaign:
         give_up_after: int = 10,
         patience: float = 120.0,
         tell: Callable[[Failure], None] = lambda _: None,
+        on_stuck: Callable[[], None] = lambda: None,
     ) -> None:
         """Connect.
 
         :param give_up_after: failures.
         :param patience: seconds without any news after which something is stuck.
         :param tell: is called with each failure at once.
+        :param on_stuck: is called when something is, while everything is still as it is.
         """
         self._tell = tell
+        self._on_stuck = on_stuck
         self._patience = patience
         self.report = Report()
         self._partitions = partitions
@@ -249,7 +252,9 @@ class Campaign:
                 waiting = f"{len(self._waiting)} inputs, {self._control.waiting} controls, {unconfirmed} confirms"
                 self._fail(f"nothing has come for {self._patience:g} s: {waiting} are waited for")
                 for sent in list(self._waiting.values())[:5]:
-                    self._fail(f"{sent.missing} answers or letters are missing", sent)
+                    which = f"{sent.missing_commands()!r:.1000}"
+                    self._fail(f"{sent.missing} answers or letters are missing, of {which}", sent)
+                self._on_stuck()
                 raise _StuckError
             wait([self._publisher, self._collector], 1.0)
 

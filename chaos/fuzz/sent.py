@@ -51,6 +51,12 @@ class Sent:
             return sum(max(0, copies - self.expired - self.seen[number]) for number in due)
         return 0
 
+    def missing_commands(self) -> list[Any]:
+        """Some of the commands of which something has to come yet, as they were sent."""
+        copies = self.input.route.copies
+        fates = self.judgement.fates
+        return [fate.command for number, fate in enumerate(fates) if self.seen[number] < copies][:3]
+
     def answer(self, body: bytes) -> str | None:
         """Take a message of answers. Gives back what is wrong with it; None if nothing is."""
         try:

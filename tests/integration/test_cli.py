@@ -520,6 +520,34 @@ def test_a_worker_drains_and_exits_when_it_is_asked_to(
         assert process.returncode == 0
 
 
+def test_a_worker_tells_where_it_is_when_it_is_asked_to(
+    amqp_url: str, own_mongo: Callable[..., MongoReplicaSet]
+) -> None:
+    """Given a worker whose database hangs, when it gets SIGUSR1, then its log says where that is, and it goes on."""
+    mongo = own_mongo()
+    with worker_process(amqp_url, mongo.url("holdfast"), store_patience="60") as process:
+        with pika.BlockingConnection(pika.URLParameters(amqp_url)) as connection:
+            channel = connection.channel()
+            mongo.members[0].pause()
+            channel.basic_publish("holdfast.commands", "0", b'{"id": "1", "op": "save", "key": "secret", "value": 1}')
+            assert process.stderr is not None
+            told: list[str] = []
+            end = time.monotonic() + 30
+            while not any("Engine.apply" in line for line in told):
+                assert time.monotonic() < end, told
+                process.send_signal(signal.SIGUSR1)
+                for line in process.stderr:
+                    told.append(line)
+                    if "Lane.run" in line:
+                        break
+            mongo.members[0].resume()
+        assert any(line.startswith("Current thread ") for line in told)
+        assert not any("secret" in line for line in told)
+        process.send_signal(signal.SIGTERM)
+        finish(process)
+        assert process.returncode == 0
+
+
 def test_a_second_signal_leaves_at_once(amqp_url: str, own_mongo: Callable[..., MongoReplicaSet]) -> None:
     """Given a worker whose database hangs, when it gets two signals, then it leaves at once, with exit code 1."""
     mongo = own_mongo()
