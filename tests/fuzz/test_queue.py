@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from support.fuzzed import FuzzedService
 
 from chaos.fuzz import texts
+from chaos.fuzz.aftermath import where_it_is
+from chaos.fuzz.campaign import Campaign
 from chaos.fuzz.commands import fresh_id
 from chaos.fuzz.generate import Generator, Input, Reply, Route
 from chaos.fuzz.line import Line, LineClosedError, publication, wait
@@ -316,4 +318,28 @@ def test_a_reply_address_that_only_the_broker_can_fill_in(service: FuzzedService
     )
     make = generator(service, "behind it").make
     service.campaign.run(make(next(_numbers)) for _ in range(20))
+    service.check()
+
+
+def test_what_is_stuck_is_told(service: FuzzedService) -> None:
+    """A worker that answers nothing ends a campaign; which command it was is told, and the worker tells where it is."""
+    told: list[str] = []
+    body = json.dumps({"op": "read", "id": "the one", "key": "k"}).encode()
+    cluster, worker = service.cluster, service.worker
+
+    def ask() -> None:
+        worker.resume()
+        told.extend(where_it_is(cluster, worker))
+
+    campaign = Campaign(cluster.amqp_url, partitions=cluster.partitions, patience=0.5, on_stuck=ask)
+    with closing(campaign):
+        worker.pause()
+        try:
+            report = campaign.run([Input(1, "stuck", body, Route("holdfast.commands", b"0"), Reply.OWN)])
+        finally:
+            worker.resume()
+
+    assert any("'the one'" in failure.what for failure in report.failures), report.failures
+    assert "Lane.run" in told[0]
+    assert told[1].endswith("messages in holdfast.commands.0")
     service.check()
