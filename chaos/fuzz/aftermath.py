@@ -57,8 +57,10 @@ def where_it_is(cluster: Cluster, worker: WorkerServer) -> list[str]:
         with worker.log_path.open("rb") as log:
             log.seek(began_with)
             said = log.read().decode(errors="replace")
-    queues = (*(partition_queue(partition) for partition in range(cluster.partitions)), INGRESS, DEAD)
-    return [said, *(f"{cluster.depth(queue)} messages in {queue}" for queue in queues)]
+    queues = cluster.rabbit.ctl(
+        "list_queues", "-p", cluster.vhost, "--no-table-headers", "name", "messages", "consumers"
+    )
+    return [said, *(f"queue, messages, consumers: {line}" for line in queues.splitlines() if line.split()[1] != "0")]
 
 
 def _left_in(cluster: Cluster, queue: str) -> int:
