@@ -57,9 +57,8 @@ def where_it_is(cluster: Cluster, worker: WorkerServer) -> list[str]:
         with worker.log_path.open("rb") as log:
             log.seek(began_with)
             said = log.read().decode(errors="replace")
-    queues = cluster.rabbit.ctl(
-        "list_queues", "-p", cluster.vhost, "--no-table-headers", "name", "messages", "consumers"
-    )
+    columns = ("name", "messages", "consumers")
+    queues = cluster.rabbit.ctl("list_queues", "-p", cluster.vhost, "--no-table-headers", *columns)
     return [said, *(f"queue, messages, consumers: {line}" for line in queues.splitlines() if line.split()[1] != "0")]
 
 
