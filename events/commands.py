@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     PlainValidator,
     StringConstraints,
+    ValidationInfo,
     model_validator,
 )
 
@@ -248,6 +249,12 @@ class PatchCommand(_KeyCommand):
         return self
 
 
+def _check_one_place(version: int | None, info: ValidationInfo) -> int | None:
+    if version is not None and info.data.get("at_time") is not None:
+        raise InvalidError("and at_time exclude each other", code="bad_at_version", field="at_version")
+    return version
+
+
 class ReadCommand(_KeyCommand):
     """The key's current state. ``strong`` is linearizable, ``eventual`` may be behind but never ahead.
 
@@ -256,10 +263,10 @@ class ReadCommand(_KeyCommand):
 
     op: Literal["read"]
     consistency: Consistency = "strong"
-    #: The state that the event of this version made.
-    at_version: EventVersion | None = None
     #: The state at this service time.
     at_time: Millis | None = None
+    #: Or the state that the event of this version made.
+    at_version: Annotated[EventVersion | None, AfterValidator(_check_one_place)] = None
 
 
 class HistoryCommand(_KeyCommand):

@@ -20,9 +20,6 @@ HISTORY_READ: Final = 8
 HISTORY_READ_SMALL: Final = 256
 
 STRIPPED: Final[Answer] = error(Status.INVALID, "stripped", "the value of this version was erased")
-TWO_PLACES: Final[Answer] = error(
-    Status.INVALID, "bad_at_version", "at_version and at_time exclude each other", field="at_version"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +114,6 @@ async def read_past(store: EventStore, command: ReadCommand, purges: Purges) -> 
 
     :raises StoreUnavailable: if the store cannot be reached.
     """
-    if command.at_version is not None and command.at_time is not None:
-        return TWO_PLACES
     key, version = command.key, command.at_version or 0
     after = await store.fence() if command.consistency == "strong" else None
     if command.at_time is not None:

@@ -253,7 +253,8 @@ class Campaign:
                 self._fail(f"nothing has come for {self._patience:g} s: {waiting} are waited for")
                 for sent in list(self._waiting.values())[:5]:
                     which = f"{sent.missing_commands()!r:.1000}"
-                    self._fail(f"{sent.missing} answers or letters are missing, of {which}", sent)
+                    what = "dead letters, since nobody is told," if sent.is_silent else "answers or dead letters"
+                    self._fail(f"{sent.missing} {what} are missing, of {which}", sent)
                 self._on_stuck()
                 raise _StuckError
             wait([self._publisher, self._collector], 1.0)

@@ -61,6 +61,10 @@ class Fate:
         return None if len(buried) == 2 else buried.pop()
 
 
+#: Of a state in the past.
+_PLACES = ("at_version", "at_time")
+
+
 def is_fault(outcome: str) -> bool:
     """Whether it is told to the operator, if nobody else waits for it. Conflicts and the like are outcomes."""
     return outcome not in ("ok", "invalid id_reused", *_LATE) and not outcome.startswith("conflict")
@@ -240,6 +244,8 @@ class _Court:
         if op == "transact" and "operations" in data:
             for code, name in operation_faults(data):
                 faults.add(code, name)
+        if op == "read" and not faults.by_code.keys() & {"bad_at_version", "bad_at_time"} and _is_torn(data):
+            faults.add("bad_at_version", "at_version")
         if faults.by_code:
             outcomes = frozenset(f"invalid {code}" for code in faults.by_code)
             fields = {code: frozenset(names) for code, names in faults.by_code.items()}
@@ -333,10 +339,12 @@ class _Court:
 
 def _past(data: dict[str, Any]) -> set[str]:
     """What may come of a question that is in time: of one for the past more than of others."""
-    places = [name for name in ("at_version", "at_time") if data.get(name) is not None]
-    if len(places) == 2:
-        return {"invalid bad_at_version"}
-    return {"ok", "invalid stripped"} if places else {"ok"}
+    return {"ok", "invalid stripped"} if any(data.get(name) is not None for name in _PLACES) else {"ok"}
+
+
+def _is_torn(data: dict[str, Any]) -> bool:
+    """Whether a question is for two places in the past, which exclude each other."""
+    return all(data.get(name) is not None for name in _PLACES)
 
 
 def is_text(value: Any, limit: int) -> bool:

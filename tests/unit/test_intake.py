@@ -188,6 +188,7 @@ BAD_COMMANDS: list[tuple[Any, str, str, str | None]] = [
     (save(deadline=-1), "invalid", "bad_deadline", "x"),
     (save(deadline=1.5), "invalid", "bad_deadline", "x"),
     (save(metadata={"a": 1}), "invalid", "bad_metadata", "x"),
+    ({"op": "read", "id": "x", "key": KEY, "at_version": 1, "at_time": 1}, "invalid", "bad_at_version", "x"),
     ({"op": "save", "id": "x", "key": KEY}, "invalid", "missing_field", "x"),
     ({"op": "save", "id": "x", "value": 1}, "invalid", "missing_field", "x"),
     (save(value={"a\0": 1}), "invalid", "bad_value", "x"),
