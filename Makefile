@@ -18,7 +18,7 @@ PROCESSES = 3
 
 test: ## run the tests on real servers; PYTEST_ARGS='-k watch -x' to choose, PROCESSES=0 for one after another
 	@sh scripts/bootstrap test
-	@.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	@.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: ## measure throughput and latency
 	@sh scripts/bootstrap bench
