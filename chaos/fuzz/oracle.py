@@ -162,12 +162,20 @@ def read(body: bytes, levels: int = 0) -> Any:
         try:
             text = body.decode()
             parse_int = _integer if _LONG_DIGITS.search(body) else None
-            data = json.loads(text, parse_constant=_refuse, parse_int=parse_int)
+            data = json.loads(text, parse_constant=_refuse, parse_int=parse_int, object_pairs_hook=_object)
             # Lone surrogates and infinite numbers can be read, but not written.
             json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as fault:
             raise UnreadableError(str(fault)) from None
     return data
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(members)
+    if len(made) < len(members):
+        # Those that are hidden by others have to be readable, too.
+        json.dumps(members, allow_nan=False, ensure_ascii=False).encode()
+    return made
 
 
 def _refuse(constant: str) -> Any:

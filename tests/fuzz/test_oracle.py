@@ -153,6 +153,7 @@ def test_commands(command: dict[str, Any], outcomes: set[str]) -> None:
         (b"\xef\xbb\xbf{}", "invalid malformed"),
         (b'{"op":"read","id":"1","key":"\\ud800"}', "invalid malformed"),
         (b'{"op":"read","id":"1","key":"\xff"}', "invalid malformed"),
+        (b'{"op":"read","id":"1","key":"\\ud800","key":"k"}', "invalid malformed"),
         (b"[NaN]", "invalid malformed"),
         (b"[1e400]", "invalid malformed"),
         (b"[" + b"9" * 5000 + b"]", "invalid malformed"),
