@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import orjson
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +30,7 @@ class _Record(BaseModel):
     position: int = 0
 
 
+@final
 class Event(_Record):
     """One version of one key."""
 
@@ -66,6 +67,7 @@ class Event(_Record):
         return self.type == "saved"
 
 
+@final
 class Refusal(_Record):
     """The recorded answer to a command that was refused, or changed nothing, for a reason that could pass.
 
@@ -77,6 +79,7 @@ class Refusal(_Record):
     answer: dict[str, Any]
 
 
+@final
 class Receipt(_Record):
     """The recorded answer to a transaction that was committed, in one step with its events.
 
@@ -108,20 +111,24 @@ def digest_of(command: Mutation) -> tuple[bytes, int]:
     When it was sent and its deadline play no part, since a retry may renew them. The order of an object's
     members plays none either.
     """
-    value, concurrency, ttl_seconds = b"", None, None
-    if isinstance(command, SaveCommand):
+    value, concurrency, ttl_seconds, messages = b"", None, None, None
+    size: int | None = None
+    if type(command) is SaveCommand:
         value, concurrency, ttl_seconds = value_text(command.value), command.concurrency, command.ttl_seconds
-    elif isinstance(command, RestoreCommand):
+        messages = command.messages
+    elif type(command) is DeleteCommand:
+        messages = command.messages
+    elif type(command) is RestoreCommand:
         value, ttl_seconds = restored_text(command.at_version), command.ttl_seconds
-    size = len(value)
-    if isinstance(command, PatchCommand):
+    elif type(command) is PatchCommand:
         size, value, ttl_seconds = len(value_text(command.patch)), patch_digest(command), command.ttl_seconds
+        messages = command.messages
     digest = make_digest(
         command.op, command.store, command.key, command.etag, concurrency, command.metadata, value, ttl_seconds
     )
-    if isinstance(command, SaveCommand | DeleteCommand | PatchCommand) and command.messages:
-        return with_messages(digest, messages_text(command.messages)), size
-    return digest, size
+    if messages:
+        digest = with_messages(digest, messages_text(messages))
+    return digest, len(value) if size is None else size
 
 
 def with_messages(digest: bytes, carried: bytes) -> bytes:

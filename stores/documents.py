@@ -63,7 +63,7 @@ def id_of(command_id: str) -> dict[str, Any]:
 def to_document(record: Record) -> dict[str, Any]:
     """The document of a record."""
     document: dict[str, Any] = {"_id": {"c": record.id, "n": record.position}, "key": record.key}
-    if isinstance(record, Event):
+    if type(record) is Event:
         document["version"] = Int64(record.version)
         document["type"] = record.type
         # A deleted key has no value; a saved one may have the value null, which is one.
@@ -86,11 +86,11 @@ def to_document(record: Record) -> dict[str, Any]:
     else:
         document["type"] = record.type
         document["answer"] = record.answer
-        if isinstance(record, Receipt):
+        if type(record) is Receipt:
             document["events"] = record.events
             if record.messages:
                 document["at"] = Int64(record.at)
-    if not isinstance(record, Refusal) and record.messages:
+    if type(record) is not Refusal and record.messages:
         document["messages"] = [message.model_dump() for message in record.messages]
     document["time"] = DatetimeMS(record.time)
     document["digest"] = record.digest
