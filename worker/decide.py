@@ -257,11 +257,12 @@ def head_of(event: Event) -> Head:
 
 def answer_to(event: Event) -> Answer:
     """The answer to the command that made this event."""
+    exists = event.exists
     answer = {
         "status": "ok",
-        "exists": event.exists,
+        "exists": exists,
         "changed": True,
-        "etag": event.etag if event.exists else None,
+        "etag": event.etag if exists else None,
         "version": event.version,
         "updated_at": event.time,
     }
