@@ -28,6 +28,7 @@ from ..events import (
 from ..events.feed import FeedMode, binding_keys, decode_feed
 from .calls import Wire
 from .entry import to_datetime
+from .quick import quickly
 from .subscription import Feed, FeedMessage, SubscriptionLostError
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,9 @@ class Change:
     def exists(self) -> bool:
         """Whether the key is there after it."""
         return self.type == "saved"
+
+
+_make_change = quickly(Change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +314,7 @@ class Watch:
             return
         self._told[key] = entry.version
         portion.append(
-            Change(
+            _make_change(
                 key=key,
                 version=entry.version,
                 type=entry.type,
