@@ -22,6 +22,7 @@ from ..events import (
     UnknownStoreError,
     UnsupportedError,
 )
+from .deadlines import Line
 
 Wire = dict[str, Any]
 
@@ -51,7 +52,8 @@ class Call:
     queued: bool = False
     #: The broker has it, with the present reply address: its answer will come.
     confirmed: bool = False
-    timer: asyncio.TimerHandle | None = None
+    #: Of those that have the same timeout.
+    line: Line | None = None
 
     def give_up(self, timeout: float) -> None:
         """End the call for lack of an answer, honestly about what that means."""

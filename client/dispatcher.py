@@ -16,6 +16,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from ..events import ClosedError, Reply, partition_of
 from ..events.limits import CLIENT_MESSAGE_BYTES
 from .calls import Call
+from .deadlines import Deadlines
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Dispatcher:
         #: The topology's epoch that the partitions belong to.
         self.epoch: int | None = None
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._give_up)
         self._calls: dict[str, Call] = {}
         #: Calls under an id that another call has at the moment. Their turn comes when that one has ended.
         self._behind: dict[str, deque[Call]] = {}
@@ -93,7 +95,7 @@ class Dispatcher:
         """
         if self._closed:
             raise ClosedError("this client is closed")
-        call.timer = self._loop.call_later(timeout, self._give_up, call, timeout)
+        self._deadlines.add(call, timeout)
         if call.id in self._calls:
             self._behind.setdefault(call.id, deque()).append(call)
         else:
@@ -105,8 +107,7 @@ class Dispatcher:
 
     def forget(self, call: Call) -> None:
         """Stop caring for a call that has ended, or whose caller has gone."""
-        if call.timer is not None:
-            call.timer.cancel()
+        self._deadlines.drop(call)
         if self._calls.get(call.id) is not call:
             return
         del self._calls[call.id]
@@ -165,6 +166,7 @@ class Dispatcher:
         for call in calls:
             self.forget(call)
             call.abandon()
+        self._deadlines.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any
 
 from ..events import KeyEntry, Reply
 from .lifetime import Ttl
+from .quick import quickly
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,10 +28,12 @@ class Entry:
     #: Service time from which on the key is absent, in milliseconds since 1970; None if it stays.
     expires_at_ms: int | None = None
 
-    @classmethod
-    def of(cls, store: str, key: str, value: Any, reply: Reply) -> Self:
+    @staticmethod
+    def of(store: str, key: str, value: Any, reply: Reply) -> "Entry":
         """What a reply says of a key."""
-        return cls(key, value, reply.etag or "", reply.version or 0, reply.updated_at or 0, store, reply.expires)
+        return _make_entry(
+            key, value, reply.etag or "", reply.version or 0, reply.updated_at or 0, store, reply.expires
+        )
 
     @property
     def updated_at(self) -> datetime:
@@ -41,6 +44,9 @@ class Entry:
     def expires_at(self) -> datetime | None:
         """From when on the key is absent, in service time; None if it stays."""
         return None if self.expires_at_ms is None else to_datetime(self.expires_at_ms)
+
+
+_make_entry = quickly(Entry)
 
 
 @dataclass(frozen=True, slots=True)

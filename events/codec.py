@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, final, get_args
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +32,7 @@ _MOST_FIELDS = max(map(len, _FIELDS.values()))
 _AT_A_TIME = 100
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class BadCommand:
     """An element of a message that is no valid command, and why."""

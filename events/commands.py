@@ -1,6 +1,6 @@
 """Commands: what clients ask for. The models are the strict definition of the wire format, see docs/protocol.md."""
 
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self, final, get_args
 
 from pydantic import (
     AfterValidator,
@@ -138,6 +138,10 @@ Concurrency = Literal["first-write", "last-write"]
 Consistency = Literal["strong", "eventual"]
 
 
+# Each kind is final, so that `type(command) is SaveCommand` tells it apart for a type checker too. In what is done with
+# every single command that is asked instead of isinstance: of models, a no takes that 140 ns and a yes 20.
+
+
 class _Command(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -157,6 +161,7 @@ class _KeyCommand(_Command):
     key: Key
 
 
+@final
 class SaveCommand(_KeyCommand):
     """Make ``value`` the next version of the key."""
 
@@ -182,6 +187,7 @@ class SaveCommand(_KeyCommand):
     causation_id: CausationId | None = None
 
 
+@final
 class DeleteCommand(_KeyCommand):
     """Make the key absent. Its history stays, and its version counter goes on."""
 
@@ -195,6 +201,7 @@ class DeleteCommand(_KeyCommand):
     causation_id: CausationId | None = None
 
 
+@final
 class RestoreCommand(_KeyCommand):
     """Make the value of an earlier version the next version of the key."""
 
@@ -211,6 +218,7 @@ class RestoreCommand(_KeyCommand):
     causation_id: CausationId | None = None
 
 
+@final
 class PurgeCommand(_KeyCommand):
     """Make the key absent, and erase the values of all its versions for good. Of each there remains that it was."""
 
@@ -223,6 +231,7 @@ class PurgeCommand(_KeyCommand):
     causation_id: CausationId | None = None
 
 
+@final
 class PatchCommand(_KeyCommand):
     """Change the key's value where it is kept. What comes of it is the key's next version, as a whole."""
 
@@ -255,6 +264,7 @@ def _check_one_place(version: int | None, info: ValidationInfo) -> int | None:
     return version
 
 
+@final
 class ReadCommand(_KeyCommand):
     """The key's current state. ``strong`` is linearizable, ``eventual`` may be behind but never ahead.
 
@@ -269,6 +279,7 @@ class ReadCommand(_KeyCommand):
     at_version: Annotated[EventVersion | None, AfterValidator(_check_one_place)] = None
 
 
+@final
 class HistoryCommand(_KeyCommand):
     """A page of the key's events."""
 
@@ -362,6 +373,7 @@ def _check_operation(place: str, operation: Any) -> dict[str, Any]:
     return operation
 
 
+@final
 class TransactCommand(_Command):
     """Apply all operations in the order in which they stand, or none of them."""
 
@@ -394,6 +406,7 @@ class TransactCommand(_Command):
         return self.operations[0].key
 
 
+@final
 class QueryCommand(_Command):
     """A page of the current values that match, of those keys that the sender may query and read."""
 
@@ -415,6 +428,7 @@ class QueryCommand(_Command):
     explain: bool = False
 
 
+@final
 class WatchCommand(_Command):
     """A page of what is there, for whoever follows the change feed: versions of keys in byte order, and newest events.
 
@@ -435,6 +449,7 @@ class WatchCommand(_Command):
     since: Millis | None = None
 
 
+@final
 class ChangesCommand(_KeyCommand):
     """A page of the key's events, oldest first, as the change feed tells them: for what it may have missed."""
 
@@ -446,6 +461,7 @@ class ChangesCommand(_KeyCommand):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
 
 
+@final
 class KeysCommand(_Command):
     """A page of the keys that are there, in byte order; of those that the sender may know of."""
 
@@ -460,6 +476,7 @@ class KeysCommand(_Command):
     count_only: bool = False
 
 
+@final
 class DescribeCommand(_Command):
     """The service's protocol range, partitions, epoch, stores, limits and time."""
 

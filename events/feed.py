@@ -71,37 +71,41 @@ def stream_queue(store: str) -> str:
 
 def event_data(event: Event) -> dict[str, Any]:
     """An event as the feed tells it, and the answers to ``watch`` and ``changes``: as a history does, with the key."""
+    # Each event is told, and to look into a model's own dict takes a third of the time that its attributes do.
+    fields = vars(event)
     data: dict[str, Any] = {
-        "key": event.key,
-        "version": event.version,
-        "type": event.type,
+        "key": fields["key"],
+        "version": fields["version"],
+        "type": fields["type"],
         "etag": event.etag,
-        "id": event.id,
-        "time": event.time,
+        "id": fields["id"],
+        "time": fields["time"],
     }
     # Of an event that saved null, null is the value, and not the lack of one.
-    if event.type == "saved":
-        data["value"] = event.value
+    if fields["type"] == "saved":
+        data["value"] = fields["value"]
     for name in _OPTIONAL:
-        content = getattr(event, name)
+        content = fields[name]
         if content is not None:
             data[name] = content
-    if event.first:
+    if fields["first"]:
         data["first"] = True
     return data
 
 
 def cloud_event(store: str, event: Event) -> dict[str, Any]:
     """An event in CloudEvents' JSON format. Source and id together are the same each time that it is published."""
+    data = event_data(event)
+    key = data["key"]
     return {
         "specversion": "1.0",
-        "id": f"{event.key}@{event.version}",
+        "id": f"{key}@{data['version']}",
         "source": f"/holdfast/{store}",
-        "type": f"holdfast.{event.type}",
-        "subject": event.key,
-        "time": _timestamp(event.time),
+        "type": f"holdfast.{data['type']}",
+        "subject": key,
+        "time": _timestamp(data["time"]),
         "datacontenttype": "application/json",
-        "data": event_data(event),
+        "data": data,
     }
 
 

@@ -91,7 +91,7 @@ class Batch:
         pending: list[Request] = []
         for request in requests:
             command = request.command
-            if isinstance(command, ReadCommand):
+            if type(command) is ReadCommand:
                 pending.append(request)
                 continue
             original = first.setdefault(command.id, request)
@@ -178,9 +178,9 @@ def same_command(one: Request, other: Request) -> bool:
 
 def wants_value(command: KeyOperation) -> bool:
     """Whether a write is to be answered with the value that came of it."""
-    return isinstance(command, PatchCommand) and command.return_value
+    return type(command) is PatchCommand and command.return_value
 
 
 def is_write(command: KeyOperation) -> bool:
     """Whether a command may change its key."""
-    return not isinstance(command, ReadCommand)
+    return type(command) is not ReadCommand

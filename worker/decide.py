@@ -94,15 +94,15 @@ def decide(
         if not head.exists or command.etag != make_etag(head.version, head.id):
             # Before the deadline: it leaves no record, and a repeat past the deadline is to be told the same.
             return Rejection(conflict(command, head), recorded=False, about_key=True)
-    elif isinstance(command, SaveCommand):
+    elif type(command) is SaveCommand:
         if command.concurrency == "first-write" and head.exists:
             refused = conflict(command, head)
-    elif isinstance(command, PatchCommand):
+    elif type(command) is PatchCommand:
         if command.kind == "json-patch" and not head.exists:
             refused = conflict(command, head)
-    elif isinstance(command, DeleteCommand | PurgeCommand) and is_done(command, head):
+    elif (type(command) is DeleteCommand or type(command) is PurgeCommand) and is_done(command, head):
         refused = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
-    if isinstance(command, RestoreCommand) and (source is None or not has_value(source)):
+    if type(command) is RestoreCommand and (source is None or not has_value(source)):
         refused = conflict(command, head, source=source)
         if command.etag is not None:
             # For good: at this etag there never is another value, and at another one it is a mismatch.
@@ -113,17 +113,19 @@ def decide(
         return Rejection(refused, recorded=True, about_key=True)
     # Clocks of two owners may differ by a little: the times of one key never run backwards.
     time = max(now, head.time)
-    if isinstance(command, PatchCommand):
+    if type(command) is PatchCommand:
         try:
             patched = apply_patch(command, value, max_bytes=max_value_bytes, effort=effort or Effort())
         except MisfitError as misfit:
             return Rejection(misfit_conflict(command, head, misfit), recorded=True, about_key=True)
         return _patch_event(command, head, patched, time=time, author=author, digest=digest)
     value, rare = None, _rare(command, head)
-    if isinstance(command, SaveCommand | RestoreCommand):
-        value = command.value if isinstance(command, SaveCommand) else source.value if source is not None else None
+    if type(command) is SaveCommand or type(command) is RestoreCommand:
+        value = command.value if type(command) is SaveCommand else source.value if source is not None else None
         if command.ttl_seconds is not None:
             rare["expires"] = time + command.ttl_seconds * 1000
+    if (type(command) is SaveCommand or type(command) is DeleteCommand) and command.messages is not None:
+        rare["messages"] = command.messages
     return Event(
         id=command.id,
         key=command.key,
@@ -134,7 +136,6 @@ def decide(
         type=_TYPES[command.op],
         version=head.version + 1,
         value=value,
-        messages=command.messages if isinstance(command, SaveCommand | DeleteCommand) else None,
         **rare,
     )
 
@@ -167,7 +168,7 @@ def _rare(command: Mutation, head: Head) -> dict[str, Any]:
         rare["correlation_id"] = command.correlation_id
     if command.causation_id is not None:
         rare["causation_id"] = command.causation_id
-    if isinstance(command, RestoreCommand):
+    if type(command) is RestoreCommand:
         rare["restored"] = command.at_version
     if head.opens:
         rare["first"] = True
@@ -256,11 +257,12 @@ def head_of(event: Event) -> Head:
 
 def answer_to(event: Event) -> Answer:
     """The answer to the command that made this event."""
+    exists = event.exists
     answer = {
         "status": "ok",
-        "exists": event.exists,
+        "exists": exists,
         "changed": True,
-        "etag": event.etag if event.exists else None,
+        "etag": event.etag if exists else None,
         "version": event.version,
         "updated_at": event.time,
     }

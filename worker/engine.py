@@ -121,7 +121,7 @@ class Engine:
         try:
             while batch.pending:
                 first = batch.pending[0]
-                if isinstance(first.command, TransactCommand):
+                if type(first.command) is TransactCommand:
                     await self._transactor.apply(batch, first, first.command)
                     batch.settle()
                 else:
@@ -145,7 +145,7 @@ class Engine:
         # Their heads were looked up before what is to be restored was, so that no refusal rests on them alone.
         restored: set[str] = set()
         if sources is not NO_SOURCES:
-            restored = {one.command.key for one in batch.pending if isinstance(one.command, RestoreCommand)}
+            restored = {one.command.key for one in batch.pending if type(one.command) is RestoreCommand}
             exact -= restored
         now = self._service_time()
 
@@ -276,7 +276,7 @@ class Engine:
         missing: dict[tuple[str, int], None] = {}
         for request in batch.pending:
             command = request.command
-            if isinstance(command, PatchCommand) and (head := heads[command.key]).exists:
+            if type(command) is PatchCommand and (head := heads[command.key]).exists:
                 place = command.key, head.version
                 state = self.knowledge.state(*place)
                 if state is None:
@@ -314,7 +314,7 @@ class Engine:
         for number in range(landed):
             record = plan.records[number]
             # A refusal may have to wait for the value that it met.
-            if isinstance(record, Event):
+            if type(record) is Event:
                 if record.type == "purged":
                     self.purges.note([record])
                 state = state_of(record)
@@ -386,7 +386,7 @@ class Engine:
             command = step.request.command
             if plan.proved(command.key, settled):
                 at[number] = version_of(step.head)
-            elif isinstance(command, ReadCommand) and command.consistency == "eventual":
+            elif type(command) is ReadCommand and command.consistency == "eventual":
                 head = step.head or self.knowledge.head(command.key)
                 if head is None:
                     eventual.add(command.key)
@@ -438,8 +438,8 @@ class Engine:
         refused: list[Request] = []
         for request in requests:
             command = request.command
-            record = None if isinstance(command, ReadCommand) else found.get(command.id)
-            if record is None or isinstance(command, ReadCommand):
+            record = None if type(command) is ReadCommand else found.get(command.id)
+            if record is None or type(command) is ReadCommand:
                 continue
             answer = answer_again(record, command, author=request.author, digest=request.digest)
             if isinstance(record, Event) and answer["status"] == "ok" and not record.stripped:
@@ -504,7 +504,7 @@ class Engine:
         for final in finals:
             if final.answer is None:
                 command = final.request.command
-                if lapsed and isinstance(command, ReadCommand):
+                if lapsed and type(command) is ReadCommand:
                     if command.consistency == "strong":
                         batch.lapsed.add(command.key)
                     else:
@@ -558,7 +558,7 @@ def final_of(request: Request, answer: Answer) -> Final:
     who asked for it.
     """
     command = request.command
-    if isinstance(command, ReadCommand):
+    if type(command) is ReadCommand:
         return Final(request, answer, 0)
     curious = command.return_current if answer["status"] == "conflict" else wants_value(command)
     return Final(request, answer, answer["version"] if curious and answer.get("exists") else 0)

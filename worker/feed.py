@@ -76,14 +76,21 @@ def feed_publications(
     :param changes: names of stores, and events.
     :param modes: of each store.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
     for store, events in changes:
         mode = modes[store]
-        if mode != "off":
-            for event in events:
-                name = routing_key(store, level_of(event.key) if mode == "levels" else None)
-                groups.setdefault((store, name), []).append(cloud_event(store, event))
-    for (store, name), batch in groups.items():
+        if mode == "off":
+            continue
+        for event in events:
+            told = cloud_event(store, event)
+            place = store, level_of(told["subject"]) if mode == "levels" else None
+            group = groups.get(place)
+            if group is None:
+                groups[place] = [told]
+            else:
+                group.append(told)
+    for (store, level), batch in groups.items():
+        name = routing_key(store, level)
         for body in _pack(batch):
             yield Publication(EVENTS, name, body, FEED_CONTENT_TYPE, {FEED_HEADER: EVENTS_KIND}, instead=notice(store))
 

@@ -18,7 +18,9 @@ from ..events import (
     InvalidError,
     KeyCommand,
     KeysCommand,
+    Mutation,
     PatchCommand,
+    PurgeCommand,
     QueryCommand,
     ReadCommand,
     RestoreCommand,
@@ -70,6 +72,13 @@ class Elsewhere:
     delivery: Delivery
     #: By partition, in order.
     parts: dict[int, list[Any]]
+
+
+def carrying_of(command: Mutation | TransactCommand) -> Carrying | None:
+    """The command, if it carries messages."""
+    if type(command) is RestoreCommand or type(command) is PurgeCommand:
+        return None
+    return command if command.messages else None
 
 
 def decode(delivery: Delivery) -> Decoded | InvalidError:
@@ -154,25 +163,25 @@ class Intake:
         requests: dict[str, list[Request]] = {}
         elsewhere: list[Any] = []
         for number, command in enumerate(decoded.commands):
-            if isinstance(command, BadCommand):
+            if type(command) is BadCommand:
                 self._refuse(letters, command.id, command.error, command.raw)
                 continue
-            if isinstance(command, DescribeCommand):
+            if type(command) is DescribeCommand:
                 outbox.answer(delivery, {"id": command.id, **self._describe()})
                 continue
-            if isinstance(command, QueryCommand):
+            if type(command) is QueryCommand:
                 self._take_query(letters, command)
                 continue
-            if isinstance(command, WatchCommand | ChangesCommand):
+            if type(command) is WatchCommand or type(command) is ChangesCommand:
                 self._take_watch(letters, delivery, command)
                 continue
-            if isinstance(command, KeysCommand):
+            if type(command) is KeysCommand:
                 self._take_keys(letters, command)
                 continue
             store = command.store
             # What was is told to whom a history is told.
-            is_past = isinstance(command, HistoryCommand) or (
-                isinstance(command, ReadCommand) and not (command.at_version is None and command.at_time is None)
+            is_past = type(command) is HistoryCommand or (
+                type(command) is ReadCommand and not (command.at_version is None and command.at_time is None)
             )
             op = "history" if is_past else command.op
             # Before anything else is done with it, so that nothing can be learned from how long it takes.
@@ -189,7 +198,7 @@ class Intake:
                 answer = unsupported(store, f"the operation {command.op!r}")
                 self._refuse_with(letters, command.id, answer, command.model_dump(exclude_unset=True))
                 continue
-            if isinstance(command, HistoryCommand) or (is_past and isinstance(command, ReadCommand)):
+            if type(command) is HistoryCommand or (is_past and type(command) is ReadCommand):
                 self._history(delivery, command)
                 continue
             request = Request(
@@ -200,17 +209,21 @@ class Intake:
                 apart=delivery.apart,
                 origin=delivery,
             )
-            if isinstance(command, Carrying) and command.messages:
-                refused = self._refusal_of_messages(author, command)
+            if type(command) is ReadCommand:
+                requests.setdefault(store, []).append(request)
+                continue
+            carrying = carrying_of(command)
+            if carrying is not None:
+                refused = self._refusal_of_messages(author, carrying)
                 if refused is not None:
                     self._refuse_with(letters, command.id, refused, command.model_dump(exclude_unset=True))
                     continue
-            if isinstance(command, TransactCommand):
+            if type(command) is TransactCommand:
                 wrong = self._prepare_transaction(request, command)
                 if wrong is not None:
                     self._refuse(letters, command.id, wrong, command.model_dump(exclude_unset=True))
                     continue
-            elif not isinstance(command, ReadCommand):
+            else:
                 if access is not None and not access.allows(author, "read", store, command.key):
                     request.blind = True
                     # What is not going to be told is not looked up, so that the time it takes tells nothing either.
@@ -219,15 +232,15 @@ class Intake:
                 if request.size > self._max_value_bytes:
                     too_large = TooLargeError(
                         f"is limited to {self._max_value_bytes} bytes of JSON, not {request.size}",
-                        field="patch" if isinstance(command, PatchCommand) else "value",
+                        field="patch" if type(command) is PatchCommand else "value",
                     )
                     self._refuse(letters, command.id, too_large, command.model_dump(exclude_unset=True))
                     continue
-                if isinstance(command, RestoreCommand):
+                if type(command) is RestoreCommand:
                     # It is going to hold a value, and nobody knows yet how large that is.
                     request.size = RESTORE_BYTES
-                elif isinstance(command, Carrying) and command.messages:
-                    request.size += messages_size(command.messages)
+                elif carrying is not None:
+                    request.size += messages_size(carrying.messages or ())
             requests.setdefault(store, []).append(request)
         for store, group in requests.items():
             self._lanes[store].add(group)

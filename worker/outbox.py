@@ -64,12 +64,8 @@ class Broker(Protocol):
 _Message = tuple[bytes, str, str | None]
 
 
-@dataclass(slots=True)
-class _Reply:
-    delivery: Delivery
-    reply: Wire
-    #: Bytes, about.
-    size: int
+#: To which delivery, the reply, and its bytes, about. Each command has one, and a plain tuple costs next to nothing.
+_Reply = tuple[Delivery, Wire, int]
 
 
 @dataclass(slots=True)
@@ -150,7 +146,7 @@ class Outbox:
         """
         if reply is not None and delivery.reply_to is not None:
             size += ANSWER_BYTES
-            self._load.replies.append(_Reply(delivery, reply, size))
+            self._load.replies.append((delivery, reply, size))
             self.unsent.take(size)
         delivery.remaining -= 1
         if delivery.remaining == 0:
@@ -229,7 +225,7 @@ class Outbox:
 
     async def _send(self, load: _Load) -> None:
         if load.replies:
-            size = sum(reply.size for reply in load.replies)
+            size = sum([size for _, _, size in load.replies])
             await self._send_replies(load.replies, size)
             self.unsent.give(size)
         if load.publications:
@@ -332,15 +328,19 @@ class Outbox:
     def _encode(self, replies: list[_Reply]) -> Iterator[_Message]:
         stamp = self._stamp()
         groups: dict[tuple[str, str | None], list[_Reply]] = {}
+        group: list[_Reply] = []
+        last: Delivery | None = None
         for each in replies:
-            delivery = each.delivery
+            delivery, reply, _ = each
             address = delivery.reply_to or ""
-            each.reply.update(stamp)
-            if delivery.is_array:
+            reply.update(stamp)
+            if not delivery.is_array:
+                yield orjson.dumps(reply), address, delivery.correlation_id
+                continue
+            if delivery is not last:
                 # Replies to several arrays share a message if their sender does not tell them apart.
-                groups.setdefault((address, delivery.correlation_id), []).append(each)
-            else:
-                yield orjson.dumps(each.reply), address, delivery.correlation_id
+                last, group = delivery, groups.setdefault((address, delivery.correlation_id), [])
+            group.append(each)
         for (address, correlation_id), group in groups.items():
             for part in parts(group):
                 for body in pack(part):
@@ -351,12 +351,12 @@ def parts(replies: list[_Reply], limit: int = REPLY_MESSAGE_BYTES) -> Iterator[l
     """Split replies into parts of about ``limit`` bytes, as far as their sizes are known beforehand."""
     part: list[Wire] = []
     size = 0
-    for each in replies:
-        if part and size + each.size > limit:
+    for _, reply, bytes_of_it in replies:
+        if part and size + bytes_of_it > limit:
             yield part
             part, size = [], 0
-        part.append(each.reply)
-        size += each.size
+        part.append(reply)
+        size += bytes_of_it
     if part:
         yield part
 

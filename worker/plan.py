@@ -106,7 +106,7 @@ def make_plan(
         key = command.key
         event = own.get(key)
         head = heads.get(key) if event is None else head_of(event)
-        if isinstance(command, ReadCommand) and (late := expiry(command, now)):
+        if type(command) is ReadCommand and (late := expiry(command, now)):
             steps.append(Step(request, late))
             continue
         if head is not None and head.expires is not None and has_lapsed(head, now) and not _is_eventual(request):
@@ -115,15 +115,15 @@ def make_plan(
             plan.first_write.setdefault(key, len(steps))
             places.append(len(steps))
             records.append(event)
-        if isinstance(command, ReadCommand):
+        if type(command) is ReadCommand:
             steps.append(Step(request, LOOKED_AT if request.sweep else None, head))
             continue
-        if isinstance(command, TransactCommand):
+        if type(command) is TransactCommand:
             raise TypeError("a transaction is in no batch with others")
         if head is None:
             head = NEVER
         value = ABSENT
-        if isinstance(command, PatchCommand) and head.exists:
+        if type(command) is PatchCommand and head.exists:
             if effort.spent >= MAX_PATCH_EFFORT:
                 break
             if event is not None:
@@ -134,7 +134,7 @@ def make_plan(
             else:
                 break
         author, digest = request.author, request.digest
-        source = _source_of(command, head, sources, records, purges) if isinstance(command, RestoreCommand) else None
+        source = _source_of(command, head, sources, records, purges) if type(command) is RestoreCommand else None
         decision = decide(
             command,
             head,
@@ -185,4 +185,4 @@ def _source_of(
 
 def _is_eventual(request: Request) -> bool:
     command = request.command
-    return isinstance(command, ReadCommand) and command.consistency == "eventual"
+    return type(command) is ReadCommand and command.consistency == "eventual"

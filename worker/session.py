@@ -368,7 +368,7 @@ class Session:
             outbox.publish(self._publications(told))
         for request in requests:
             answer = request.answer or {}
-            if answer.get("changed") and isinstance(request.command, PurgeCommand):
+            if type(request.command) is PurgeCommand and answer.get("changed"):
                 # It is in the log; the values are still to be erased.
                 self._erasures[request.command.store].add(request, answer)
             else:

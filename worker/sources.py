@@ -20,9 +20,7 @@ async def find_sources(store: EventStore, requests: Sequence[Request]) -> Mappin
     :raises StoreUnavailable: if the store cannot be reached.
     """
     places = {
-        (command.key, command.at_version)
-        for request in requests
-        if isinstance(command := request.command, RestoreCommand)
+        (command.key, command.at_version) for request in requests if type(command := request.command) is RestoreCommand
     }
     if not places:
         return NO_SOURCES

@@ -59,7 +59,7 @@ class Queues:
 
     @property
     def told(self) -> list[dict[str, Any]]:
-        return [wire(each.reply) for each in self.outbox._load.replies]
+        return [wire(reply) for _, reply, _ in self.outbox._load.replies]
 
     @property
     def buried(self) -> list[tuple[bytes, str]]:

@@ -76,7 +76,7 @@ class Desk:
     @property
     def told(self) -> list[dict[str, Any]]:
         """What senders are told."""
-        return [wire(each.reply) for each in self.outbox._load.replies]
+        return [wire(reply) for _, reply, _ in self.outbox._load.replies]
 
     @property
     def buried(self) -> list[tuple[bytes, str]]:
