@@ -1,5 +1,6 @@
 """The async client: connection, request and reply, the key-value calls, queries, and PersistentState."""
 
+from .changes import CaughtUp, Change
 from .client import Client, connect
 from .encryption import Encryption
 from .entities import Entity, persistent
@@ -13,7 +14,7 @@ from .serializers import Serializer
 from .state import PersistentState
 from .sync import SyncClient, SyncState, connect_sync
 from .transactions import Check, StepResult, Transaction
-from .watch import CaughtUp, Change, Watch
+from .watch import Watch
 
 __all__ = [
     "CaughtUp",

@@ -104,6 +104,21 @@ class KeyPage:
     next: str | None
 
 
+def to_service(reply: Reply) -> Service:
+    """What the reply to a ``describe`` says."""
+    protocol, limits = reply.protocol or {}, reply.limits or {}
+    return Service(
+        partitions=reply.partitions or 1,
+        epoch=reply.epoch or 0,
+        stores=tuple(reply.stores or ()),
+        protocol=(protocol.get("min", 1), protocol.get("max", 1)),
+        max_value_bytes=limits.get("value_bytes", 0),
+        time=to_datetime(reply.time or 0),
+        feed=dict(reply.feed or {}),
+        capabilities={store: frozenset(names) for store, names in (reply.capabilities or {}).items()},
+    )
+
+
 def to_millis(time: datetime) -> int:
     """A time as whole milliseconds since 1970, the last one that had begun by then.
 

@@ -1,12 +1,18 @@
-"""Queries: filters built out of typed pieces, and the pages that they find. Plain functions and data, no I/O."""
+"""Queries: filters built out of typed pieces, and the pages that they find. ``query`` and ``iter_query`` are methods of
+:class:`Client`.
+"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
+import uuid_utils
+
 from ..events import Reply
+from ..events.limits import MAX_PAGE
 from ..events.queries import Scalar, parse_filter, parse_projection, parse_sort
+from .caller import Caller
 from .calls import Wire
 from .entry import Entry, to_datetime
 
@@ -136,6 +142,77 @@ class QueryPage:
     def as_of(self) -> datetime:
         """Every write that was acknowledged before this service time is seen."""
         return to_datetime(self.as_of_ms)
+
+
+async def query(
+    self: Caller,
+    condition: Condition | None = None,
+    *,
+    prefix: str = "",
+    sort: Sequence[Order | str] = (),
+    projection: Sequence[FieldPath] | None = None,
+    limit: int = 100,
+    token: str | None = None,
+    explain: bool = False,
+    store: str | None = None,
+    timeout: float | None = None,
+) -> QueryPage:
+    """A page of the current values that match; of keys that this user may both query and read.
+
+    Each entry was in the log like that when it was looked up: none of them is deleted or expired. What was written
+    after the page's ``as_of`` may be missing, and entries may stand where they stood before it.
+
+    :param condition: such as ``field("age").gte(18) & ~field("left").exists()``; None for all.
+    :param prefix: what the keys begin with.
+    :param sort: orders or names of fields, up to four; by key without any.
+    :param projection: fields of the values that are wanted; None for all.
+    :param limit: entries at most, up to 1,000. A page may be shorter, and even empty, with more behind it.
+    :param token: of the page before, which was asked for by the same condition, prefix and sort.
+    :param explain: find nothing, and tell only whether every key would be looked at.
+    :raises InvalidError: if the query is wrong, or (code ``scan``) would look at every key where that is forbidden.
+    :raises Unavailable: if it takes too long (an index may help), or the store is away.
+    """
+    command = query_command(
+        condition, prefix=prefix, sort=sort, projection=projection, limit=limit, token=token, explain=explain
+    )
+    store = self._name_store(command, store)
+    # It is about no one key: any partition will do, and each time another one spreads the work.
+    route = str(uuid_utils.uuid7())
+    return query_page(await self._call(command, store, route, timeout, route, mutates=False), store)
+
+
+async def iter_query(
+    self: Caller,
+    condition: Condition | None = None,
+    *,
+    prefix: str = "",
+    sort: Sequence[Order | str] = (),
+    projection: Sequence[FieldPath] | None = None,
+    store: str | None = None,
+    timeout: float | None = None,
+) -> AsyncGenerator[Entry, None]:
+    """All entries that match, read a page at a time as the loop over them goes on. See :meth:`query`.
+
+    :param timeout: seconds for each page.
+    """
+    token: str | None = None
+    while True:
+        page = await query(
+            self,
+            condition,
+            prefix=prefix,
+            sort=sort,
+            projection=projection,
+            limit=MAX_PAGE,
+            token=token,
+            store=store,
+            timeout=timeout,
+        )
+        for entry in page.entries:
+            yield entry
+        token = page.token
+        if token is None:
+            return
 
 
 def query_command(

@@ -4,11 +4,11 @@ Another one may write the key, or purge it, between the look at the past and the
 has not moved on since before that look; if it has, it is all done again.
 """
 
-import time
 from typing import Final, Protocol
 
 from ..events import ConflictError, ErasedError, Reply
 from .calls import Wire
+from .clock import Countdown
 
 #: In the metadata of what is saved: the version whose value it is.
 RESTORED: Final = "holdfast.restored"
@@ -38,21 +38,18 @@ async def restore_sealed(call: Caller, command: Wire, store: str, *, timeout: fl
     :raises ConflictError: as a restore does.
     """
     key, version, etag = command["key"], command["at_version"], command.get("etag")
-    ends = time.monotonic() + timeout
+    countdown = Countdown(timeout)
     look = {"op": "read", "key": key, **({"store": command["store"]} if "store" in command else {})}
     save = {name: field for name, field in command.items() if name != "at_version"} | {"op": "save"}
     save["metadata"] = {**command.get("metadata", {}), RESTORED: str(version)}
 
-    def left() -> float:
-        return max(0.001, ends - time.monotonic())
-
     while True:
         # In this order: a purge that the second look does not see comes after the first one, so that it is met below.
         # What the first one brings may be what nobody can open, and the reason for all this.
-        newest = await call(dict(look), store, key, left(), None, mutates=False, opens=False)
+        newest = await call(dict(look), store, key, countdown.left(), None, mutates=False, opens=False)
         code = "no_value"
         try:
-            old = await call({**look, "at_version": version}, store, key, left(), None, mutates=False)
+            old = await call({**look, "at_version": version}, store, key, countdown.left(), None, mutates=False)
         except ErasedError:
             old, code = Reply(id="", status="conflict"), "stripped"
         if not old.exists:
@@ -61,7 +58,9 @@ async def restore_sealed(call: Caller, command: Wire, store: str, *, timeout: fl
             raise ConflictError(key, expected=etag, actual=newest.etag, version=newest.version or 0, code=code)
         demand: Wire = {} if etag is not None else {"max_version": newest.version}
         try:
-            return await call({**save, **demand, "value": old.value}, store, key, left(), command_id, mutates=True)
+            return await call(
+                {**save, **demand, "value": old.value}, store, key, countdown.left(), command_id, mutates=True
+            )
         except ConflictError as conflict:
             if conflict.code != "newer":
                 raise

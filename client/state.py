@@ -2,9 +2,7 @@
 
 import asyncio
 import inspect
-import itertools
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +26,7 @@ from .calls import UnansweredError
 from .entry import Entry, Save
 from .joint import Joint
 from .lifetime import Ttl, to_seconds
+from .operations import MAX_ATTEMPTS, Change, Kind, Operation, Operations
 from .revisions import Revision
 from .schema import schema_of
 from .serializers import Serializer, serializer_for
@@ -38,27 +37,6 @@ if TYPE_CHECKING:
     from .client import Client
 
 T = TypeVar("T")
-
-#: Attempts of ``update`` at most.
-MAX_ATTEMPTS = 32
-
-Change = Callable[[T], T | Awaitable[T | None] | None]
-
-
-@dataclass(slots=True, eq=False)
-class _Operation(Generic[T]):
-    kind: Literal["read", "write", "clear", "update", "join"]
-    done: asyncio.Future[None]
-    #: When it was called, counted in calls and starts of operations.
-    called: int
-    #: Of a write, alone or jointly: the value as JSON data, as it was at the call.
-    snapshot: Any = None
-    change: Change[T] | None = None
-    joint: Joint | None = None
-    attempts: int = MAX_ATTEMPTS
-    #: The handle's value when it was called, and when it had succeeded.
-    seen: T | None = None
-    result: T | None = None
 
 
 @dataclass(slots=True)
@@ -121,11 +99,7 @@ class PersistentState(Generic[T]):
         #: The value of that version, as JSON data.
         self._stored: Any = None
         self._pending: _Pending[T] | None = None
-        self._queue: deque[_Operation[T]] = deque()
-        self._runner: asyncio.Task[None] | None = None
-        self._ticks = itertools.count()
-        #: When the last operation started that looked at the stored state and succeeded; -1 after one that failed.
-        self._looked = -1
+        self._operations: Operations[T] = Operations()
 
     @property
     def key(self) -> str:
@@ -215,8 +189,7 @@ class PersistentState(Generic[T]):
 
         :raises TypeError: if the value does not fit the handle's type.
         """
-        kind: Literal["write", "join"] = "write" if joint is None else "join"
-        operation = self._enqueue(kind, snapshot=self._dump(self.value), joint=joint)
+        operation = self._enqueue("write" if joint is None else "join", snapshot=self._dump(self.value), joint=joint)
         return asyncio.shield(operation.done)
 
     async def clear(self) -> None:
@@ -261,69 +234,36 @@ class PersistentState(Generic[T]):
             async for event in events:
                 yield Revision(event, self._serializer.load(event.value) if "value" in event.model_fields_set else None)
 
-    # -- the queue
-
     def _enqueue(
         self,
-        kind: Literal["read", "write", "clear", "update", "join"],
+        kind: Kind,
         *,
         snapshot: Any = None,
         change: Change[T] | None = None,
         attempts: int = MAX_ATTEMPTS,
         joint: Joint | None = None,
-    ) -> _Operation[T]:
-        if self._runner is not None and asyncio.current_task() is self._runner:
-            raise RuntimeError(
-                "the function given to update cannot use the handle itself: it would wait for its own end"
-            )
-        called = next(self._ticks)
-        operation = self._queue[-1] if self._queue else None
-        if operation is not None and operation.kind == kind and kind in ("write", "clear"):
-            operation.snapshot = snapshot
-            operation.seen = self._value
-        else:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            operation = _Operation(kind, done, called, snapshot, change, joint, attempts, seen=self._value)
-            self._queue.append(operation)
-            if self._runner is None:
-                self._runner = asyncio.create_task(self._run())
-        return operation
+    ) -> Operation[T]:
+        return self._operations.add(
+            self._perform, kind, seen=self._value, snapshot=snapshot, change=change, attempts=attempts, joint=joint
+        )
 
-    async def _end_of(self, operation: _Operation[T]) -> None:
+    async def _end_of(self, operation: Operation[T]) -> None:
         # Cancelling a caller does not cancel the operation.
         await asyncio.shield(operation.done)
 
-    async def _run(self) -> None:
-        while self._queue:
-            operation = self._queue.popleft()
-            started = next(self._ticks)
-            try:
-                if await self._perform(operation):
-                    self._looked = started
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the operation
-                self._looked = -1
-                if operation.joint is not None:
-                    operation.joint.abort(error)
-                operation.done.set_exception(error)
-                operation.done.exception()  # the caller may have gone
-            except BaseException:
-                # The event loop is being closed.
-                for waiting in (operation, *self._queue):
-                    waiting.done.cancel()
-                self._queue.clear()
-                self._runner = None
-                raise
-            else:
-                operation.result = self._value
-                operation.done.set_result(None)
-        self._runner = None
+    # -- what they do
 
-    async def _perform(self, operation: _Operation[T]) -> bool:
+    async def _perform(self, operation: Operation[T]) -> bool:
         """Do it. Says whether the stored state was looked at on the way."""
+        looked = await self._do(operation)
+        operation.result = self._value
+        return looked
+
+    async def _do(self, operation: Operation[T]) -> bool:
         if self._pending is not None:
             await self._find_out(self._pending, operation)
         match operation.kind:
-            case "read" if self._looked > operation.called:
+            case "read" if self._operations.is_answered(operation):
                 self._restore()
                 return False
             case "read":
@@ -343,8 +283,6 @@ class PersistentState(Generic[T]):
                 async with turn.take():
                     await self._update(operation.change, operation.attempts, turn)
         return True
-
-    # -- what they do
 
     async def _read(self) -> None:
         entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
@@ -410,7 +348,7 @@ class PersistentState(Generic[T]):
                 "returns None, or returns the new value"
             ) from None
 
-    async def _find_out(self, pending: _Pending[T], operation: _Operation[T]) -> None:
+    async def _find_out(self, pending: _Pending[T], operation: Operation[T]) -> None:
         """Send the command whose outcome is unknown again, and take its answer for what it is."""
         # What an update has stored is not in the value that a write has taken its snapshot of: if the update took
         # effect, the write has to meet a conflict, and not to wipe it out.

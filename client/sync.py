@@ -8,21 +8,21 @@ goes in the same messages.
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from ..events import ClosedError
 from .client import Client, connect
 from .encryption import Encryption
 from .keyspace import Strategy
-from .lifetime import Ttl
+from .operations import MAX_ATTEMPTS
+from .options import CommandOptions, HandleOptions, spelled_out
 from .revisions import Revision
-from .serializers import Serializer
-from .state import MAX_ATTEMPTS, PersistentState
+from .state import PersistentState
 from .transactions import Transaction
 
 T = TypeVar("T")
@@ -174,41 +174,30 @@ class SyncClient:
 
         return self.loop_thread.run(call())
 
+    @spelled_out
     @contextmanager
     def transaction(
         self,
         *,
-        store: str | None = None,
-        metadata: Mapping[str, str] | None = None,
         return_current: bool = False,
-        timeout: float | None = None,
-        id: str | None = None,  # noqa: A002 - the protocol's word
+        **options: Unpack[CommandOptions],
     ) -> Iterator[Transaction]:
         """A transaction to be put together step by step, as :meth:`Client.transaction`. It is sent at the end of the
         block, unless that is left by an exception.
         """
-        steps = self.client.transaction(
-            store=store, metadata=metadata, return_current=return_current, timeout=timeout, id=id
-        )
+        steps = self.client.transaction(return_current=return_current, **options)
         yield steps
         self.loop_thread.run(steps.__aexit__(None, None, None))
 
+    @spelled_out
     def state(
         self,
         key: str,
         type: type[T],  # noqa: A002 - what it is
-        *,
-        store: str | None = None,
-        default: Callable[[], T] | None = None,
-        ttl: Ttl | None = None,
-        timeout: float | None = None,
-        serializer: Serializer[T] | None = None,
+        **options: Unpack[HandleOptions[T]],
     ) -> "SyncState[T]":
         """A handle on one key, typed, as :meth:`Client.state`. Makes no call by itself."""
-        handle = self.client.state(
-            key, type, store=store, default=default, ttl=ttl, timeout=timeout, serializer=serializer
-        )
-        return SyncState(self, handle)
+        return SyncState(self, self.client.state(key, type, **options))
 
     save = _blocking(Client.save)
     read = _blocking(Client.read)

@@ -1,16 +1,20 @@
-"""Transactions: what a caller puts together, how it looks on the wire, and what comes back."""
+"""Transactions: what a caller puts together, how it looks on the wire, and what comes back. ``transact`` and
+``transaction`` are methods of :class:`Client`.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from ..events import ClosedError, InvalidError, OutboxMessage, Reply, SeveralStoresError, check_key, check_value
 from ..events.outbox import check_messages
+from .caller import Caller
 from .calls import Wire
 from .entry import Delete, Save, Step, to_datetime
 from .lifetime import Ttl, to_seconds
+from .options import CommandOptions, TransactOptions, spelled_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +202,43 @@ class Transaction:
         """Commit what was put together. A transaction of nothing at all, or one that was committed, sends nothing."""
         if kind is None and (self._steps or self._messages) and not self._sent:
             await self.commit()
+
+
+@spelled_out
+async def transact(self: Caller, steps: Iterable[Step], **options: Unpack[TransactOptions]) -> list[StepResult]:
+    """Apply all steps in their order, at one moment, or none of them. They are about keys of one store.
+
+    :param steps: :class:`Save`, :class:`Delete` and :class:`Check`, at most 500. Each may have its condition; each
+        sees what those before it have made of its key.
+    :param metadata: kept with each event.
+    :param messages: published if it is committed, and only then, also where it changes nothing: at least once, in
+        order. They belong to the key of the first step, and are in one order with the messages of that key.
+    :param return_current: a conflict brings the value that it met.
+    :returns: one result for each step.
+    :raises ConflictError: if a condition does not hold: ``operation`` and ``key`` say whose, the first in order.
+    :raises Unavailable: also if others have changed its keys each time that it was tried.
+    :raises InvalidError: if a step cannot be meant.
+    """
+    command: Wire = {"op": "transact", "operations": to_operations(steps)}
+    # It goes where commands on the first key go.
+    key = command["operations"][0]["key"]
+    store = self._complete(command, options, TransactOptions)
+    reply = await self._call(command, store, key, options.get("timeout"), options.get("id"), mutates=True)
+    return to_results(reply)
+
+
+@spelled_out
+def transaction(self: Caller, *, return_current: bool = False, **options: Unpack[CommandOptions]) -> Transaction:
+    """A transaction to be put together step by step; see :meth:`transact` for parameters and errors.
+
+    ::
+
+        async with client.transaction() as both:
+            both.save("account/a", 90, etag=a.etag)
+            both.save("account/b", 110, etag=b.etag)
+    """
+
+    async def commit(steps: Sequence[Step], messages: Sequence[OutboxMessage]) -> list[StepResult]:
+        return await transact(self, steps, messages=messages, return_current=return_current, **options)
+
+    return Transaction(commit, options.get("store") or self._store)

@@ -8,13 +8,11 @@ versions of all keys are compared with those that were told.
 import asyncio
 import logging
 import random
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 from ..events import (
     ClosedError,
@@ -23,12 +21,12 @@ from ..events import (
     OutcomeUnknown,
     Reply,
     Unavailable,
-    check_key,
 )
 from ..events.feed import FeedMode, binding_keys, decode_feed
 from .calls import Wire
-from .entry import to_datetime
-from .quick import quickly
+from .changes import CaughtUp, Item, make_change
+from .entry import to_millis
+from .selection import Selection
 from .subscription import Feed, FeedMessage, SubscriptionLostError
 
 log = logging.getLogger(__name__)
@@ -44,63 +42,6 @@ _PORTIONS: Final = 8
 _MAX_PAUSE: Final = 5.0
 #: Seconds between two looks at whether the feed is as it was.
 _MODE_INTERVAL: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One version of a key: as it is there when a watch begins, or a change of it since."""
-
-    key: str
-    #: Counts the key's events from 1, without gaps, also through deletes.
-    version: int
-    #: ``saved``, ``deleted``, ``expired`` or ``purged``, as in a history.
-    type: str
-    #: None if the key is absent after it.
-    value: Any
-    #: Of the state that it made.
-    etag: str
-    #: The command that made it.
-    id: str
-    #: Service time, in milliseconds since 1970.
-    time_ms: int
-    author: str | None
-    metadata: dict[str, str] | None
-    store: str
-    #: It comes before :class:`CaughtUp`.
-    initial: bool
-    #: What its command belongs to, and what led to it, as the command said.
-    correlation_id: str | None = None
-    causation_id: str | None = None
-    #: The version whose value this is, if it was restored.
-    restored: int | None = None
-    #: Of a saved one: service time from which on the key is absent, in milliseconds since 1970; None if it stays.
-    expires_at_ms: int | None = None
-
-    @property
-    def time(self) -> datetime:
-        """When it was made, in service time."""
-        return to_datetime(self.time_ms)
-
-    @property
-    def expires_at(self) -> datetime | None:
-        """From when on the key is absent, in service time; None if it stays."""
-        return None if self.expires_at_ms is None else to_datetime(self.expires_at_ms)
-
-    @property
-    def exists(self) -> bool:
-        """Whether the key is there after it."""
-        return self.type == "saved"
-
-
-_make_change = quickly(Change)
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """Comes once in a watch, between what was there and what changes from then on."""
-
-
-Item = Change | CaughtUp
 
 
 class Watched(Protocol):
@@ -121,31 +62,6 @@ class Watched(Protocol):
 
 
 Subscribe = Callable[[list[str]], Awaitable[Feed]]
-
-
-class Selection:
-    """Which keys: those that begin with a prefix, or match a pattern."""
-
-    def __init__(self, prefix: str, pattern: str | None) -> None:
-        """Make one.
-
-        :raises InvalidError: if both are given, or one is none.
-        """
-        if prefix and pattern is not None:
-            raise InvalidError("give a prefix or a pattern, and not both", field="pattern")
-        self._regex: re.Pattern[str] | None = None
-        if pattern is not None:
-            check_key(pattern)
-            prefix = pattern.partition("*")[0]
-            parts = re.split(r"(\*\*|\*)", pattern)
-            meanings = {"**": ".*", "*": "[^/]*"}
-            self._regex = re.compile("".join(meanings.get(part) or re.escape(part) for part in parts), re.DOTALL)
-        if prefix:
-            check_key(prefix)
-        self.prefix = prefix
-
-    def __contains__(self, key: str) -> bool:
-        return self._regex.fullmatch(key) is not None if self._regex else key.startswith(self.prefix)
 
 
 class Watch:
@@ -173,7 +89,7 @@ class Watch:
         self._subscribe = subscribe
         self._selection = selection
         self._store = store
-        self._since = None if since is None else _millis(since)
+        self._since = None if since is None else max(0, to_millis(since))
         self._on_close = on_close
         #: The version that was told last, of every key.
         self._told: dict[str, int] = {}
@@ -314,7 +230,7 @@ class Watch:
             return
         self._told[key] = entry.version
         portion.append(
-            _make_change(
+            make_change(
                 key=key,
                 version=entry.version,
                 type=entry.type,
@@ -411,9 +327,3 @@ class Watch:
 def _portioned(keys: list[str], size: int) -> Iterator[list[str]]:
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
-
-
-def _millis(moment: datetime) -> int:
-    if moment.tzinfo is None:
-        raise ValueError("since needs a time zone: datetime.now(UTC), for example")
-    return max(0, (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1))

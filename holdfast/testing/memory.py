@@ -1,13 +1,13 @@
 """A whole service in this process: the engine as workers run it, on stores in memory, in a thread of its own."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from ..client import Client
+from ..client.options import ConnectOptions
 from ..client.subscription import FeedMessage
 from ..events import ClosedError, Reply, Topology
 from ..events.topology import DEFAULT_STORE, FEED_HEADER
@@ -23,7 +23,8 @@ from .faults import Faults
 from .faulty import faulty
 from .feed import MemoryFeed
 from .link import MemoryLink
-from .service import Options, Service, prefix_of
+from .service import Service, prefix_of
+from .thread import ServiceThread
 
 #: Seconds for the service to start or to end. Either takes milliseconds.
 PATIENCE = 30.0
@@ -61,12 +62,8 @@ class MemoryService(Service):
         )
         self._links: dict[str, MemoryLink] = {}
         self._feeds: set[MemoryFeed] = set()
-        self._thread: threading.Thread | None = None
-        self._up = threading.Event()
-        self._fault: BaseException | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._broker: MemoryBroker | None = None
-        self._stopping: asyncio.Event | None = None
+        self._thread = ServiceThread(self._serve, name="holdfast-memory", patience=PATIENCE)
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -81,30 +78,20 @@ class MemoryService(Service):
 
     def start(self) -> None:
         """Start, if it has not started yet. The first client does it by itself."""
-        if self._thread is not None:
-            return
-        self._thread = threading.Thread(target=self._run, name="holdfast-memory", daemon=True)
-        self._thread.start()
-        if not self._up.wait(PATIENCE):
-            raise RuntimeError(f"the service in memory did not start within {PATIENCE:g} s")
-        if self._fault is not None:
-            self.close()
+        if not self._thread.has_started:
+            self._thread.start()
+            if self._thread.has_failed:
+                self.close()
 
     def close(self) -> None:
         """End it; its state is gone then. Repeating it is harmless.
 
         :raises BaseException: what the service failed with, if it did.
         """
-        thread = self._thread
-        if thread is None:
-            return
-        if self._loop is not None and self._stopping is not None and thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-        thread.join(PATIENCE)
+        fault = self._thread.stop()
         self._links.clear()
         for feed in tuple(self._feeds):
             feed.end("the service in memory has ended")
-        fault, self._fault = self._fault, None
         if fault is not None:
             raise fault
 
@@ -119,7 +106,7 @@ class MemoryService(Service):
         """End."""
         self.close()
 
-    def _client(self, options: Options, user: str | None) -> Client:
+    def _client(self, options: ConnectOptions, user: str | None) -> Client:
         self.start()
 
         def link(
@@ -153,14 +140,11 @@ class MemoryService(Service):
 
     def publish(self, partition: int, body: bytes, *, reply_to: str, author: str | None) -> None:
         """Take one message of commands, from any thread."""
-        loop, broker = self._loop, self._broker
-        if loop is None or broker is None or loop.is_closed():
+        broker = self._broker
+        if broker is None or not self._thread.call_soon(
+            lambda: broker.publish(partition, body, reply_to=reply_to, author=author)
+        ):
             raise ClosedError("the service in memory has ended")
-
-        def publish() -> None:
-            broker.publish(partition, body, reply_to=reply_to, author=author)
-
-        loop.call_soon_threadsafe(publish)
 
     def subscribe(self, bindings: Sequence[str]) -> MemoryFeed:
         """Follow the change feed, in the running event loop."""
@@ -181,22 +165,12 @@ class MemoryService(Service):
 
     # -- its thread
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as fault:  # noqa: BLE001 - it belongs to whoever starts or closes the service
-            self._fault = fault
-        finally:
-            self._up.set()
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+    async def _serve(self, on_ready: Callable[[], None], stopping: asyncio.Event) -> None:
         self._broker = MemoryBroker(self._answer, self._tell)
         for store in self._stores.values():
             await store.open()
         session = Session(self._broker, **self._parts())
-        await session.run(self._stopping, on_ready=self._up.set)
+        await session.run(stopping, on_ready=on_ready)
 
     def _parts(self) -> dict[str, Any]:
         engines = {

@@ -1,19 +1,20 @@
 """A service on real servers for one test: a worker in a thread of this process, or one that runs elsewhere."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable
 
 from ..client import Client
 from ..client.keyspace import Strategy
 from ..client.link import Link
+from ..client.options import ConnectOptions
 from ..events.topology import DEFAULT_STORE
 from ..stores import EventStore, MongoStore
 from ..worker import AccessConfig, Worker, WorkerOptions
 from ..worker.access import OPEN
 from .faults import Faults
 from .faulty import faulty
-from .service import Options, Service, prefix_of
+from .service import Service, prefix_of
+from .thread import ServiceThread
 
 #: Seconds for a worker to be ready, and to be gone.
 PATIENCE = 60.0
@@ -31,7 +32,7 @@ class RunningService(Service):
         self._keys = keys
         self.amqp_url = amqp_url
 
-    def _client(self, options: Options, user: str | None) -> Client:
+    def _client(self, options: ConnectOptions, user: str | None) -> Client:
         if user is not None:
             raise RuntimeError("on real servers a user is whose name is in the address of the broker")
         self.start()
@@ -90,55 +91,41 @@ class ServerService(RunningService):
             value_cache_bytes=2**20,
         )
         self._discard = discard
-        self._thread: threading.Thread | None = None
-        self._up = threading.Event()
-        self._fault: BaseException | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._worker: Worker | None = None
+        self._thread = ServiceThread(self._serve, name="holdfast-worker", patience=PATIENCE)
 
     def start(self) -> None:
         """Start the worker, and return when it is ready."""
-        if self._thread is not None:
-            return
-        self._thread = threading.Thread(target=self._run, name="holdfast-worker", daemon=True)
-        self._thread.start()
-        if not self._up.wait(PATIENCE):
-            raise RuntimeError(f"the worker was not ready within {PATIENCE:g} s")
-        if self._fault is not None:
-            self.close()
+        if not self._thread.has_started:
+            self._thread.start()
+            if self._thread.has_failed:
+                self.close()
 
     def close(self) -> None:
         """Let the worker drain and end. Repeating it is harmless.
 
         :raises BaseException: what the worker failed with, if it did.
         """
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            if self._loop is not None and self._worker is not None and thread.is_alive():
-                self._loop.call_soon_threadsafe(self._worker.stop)
-            thread.join(PATIENCE)
+        fault = self._thread.stop()
         discard, self._discard = self._discard, None
         if discard is not None:
             discard()
-        fault, self._fault = self._fault, None
         if fault is not None:
             raise fault
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as fault:  # noqa: BLE001 - it belongs to whoever starts or closes the service
-            self._fault = fault
-        finally:
-            self._up.set()
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    async def _serve(self, on_ready: Callable[[], None], stopping: asyncio.Event) -> None:
         stores: dict[str, EventStore] = {name: MongoStore(self._mongo_url, name=name) for name in self._names}
-        self._worker = Worker(self._options, stores)
-        running = asyncio.ensure_future(self._worker.run())
-        ready = asyncio.ensure_future(self._worker.ready.wait())
+        worker = Worker(self._options, stores)
+
+        async def follow() -> None:
+            await stopping.wait()
+            worker.stop()
+
+        running = asyncio.ensure_future(worker.run())
+        following = asyncio.ensure_future(follow())
+        ready = asyncio.ensure_future(worker.ready.wait())
         await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
-        self._up.set()
+        if not running.done():
+            on_ready()
         await running
+        following.cancel()

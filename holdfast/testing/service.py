@@ -1,26 +1,15 @@
 """What tests are given: a service, wherever it runs, that makes clients and injects faults."""
 
 from abc import ABC, abstractmethod
-from typing import TypedDict, Unpack
+from typing import Unpack
 
-from ..client import Client, Encryption, SyncClient
-from ..client.keyspace import Strategy
+from ..client import Client, SyncClient
+from ..client.options import ConnectOptions
 from ..events.urls import user_of
 from .faults import Faults
 
 
-class Options(TypedDict, total=False):
-    """What a client of a service under test can be told, as :func:`holdfast.connect`."""
-
-    timeout: float
-    store: str
-    max_in_flight: int
-    name: str | None
-    keys: Strategy | None
-    encryption: Encryption | None
-
-
-def prefix_of(options: Options, url: str) -> str:
+def prefix_of(options: ConnectOptions, url: str) -> str:
     """What all keys of such a client begin with."""
     keys = options.get("keys")
     return "" if keys is None else keys(user_of(url))
@@ -33,7 +22,7 @@ class Service(ABC):
         #: What goes wrong on the way between the service and its clients; nothing, unless it is told.
         self.faults = faults or Faults()
 
-    def connect(self, *, user: str | None = None, **options: Unpack[Options]) -> Client:
+    def connect(self, *, user: str | None = None, **options: Unpack[ConnectOptions]) -> Client:
         """Make a client. Use it in ``async with``, as one of :func:`holdfast.connect`.
 
         :param user: the author of what it does, where access rules name users. Only a service in memory has users
@@ -41,12 +30,12 @@ class Service(ABC):
         """
         return self._client(options, user)
 
-    def connect_sync(self, *, user: str | None = None, **options: Unpack[Options]) -> SyncClient:
+    def connect_sync(self, *, user: str | None = None, **options: Unpack[ConnectOptions]) -> SyncClient:
         """Make a client that blocks. Use it in ``with``, as one of :func:`holdfast.connect_sync`."""
         return SyncClient(self.connect(user=user, **options))
 
     @abstractmethod
-    def _client(self, options: Options, user: str | None) -> Client:
+    def _client(self, options: ConnectOptions, user: str | None) -> Client:
         """Make a client whose link goes through the faults."""
 
     @abstractmethod

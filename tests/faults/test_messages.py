@@ -228,7 +228,7 @@ async def test_what_is_late_is_not_applied_however_often_it_is_delivered(cluster
     (worker,) = await cluster.start()
     async with holdfast.connect(cluster.amqp_url) as client, raw_client(cluster.amqp_url) as raw:
         await asyncio.to_thread(worker.stop)
-        now = client._clock_offset + asyncio.get_running_loop().time() * 1000
+        now = client._clock.offset + asyncio.get_running_loop().time() * 1000
         late = save("late", "k", 1, deadline=int(now))
         await raw.send(late, partition("k"))
         with pytest.raises(OutcomeUnknown) as unknown:

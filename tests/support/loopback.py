@@ -14,7 +14,8 @@ import pytest
 from aio_pika.exceptions import ConnectionClosed, DeliveryError
 
 import holdfast
-from holdfast.client import client as client_module
+from holdfast.client import caller as caller_module
+from holdfast.client import clock as clock_module
 from holdfast.events import (
     ChangesCommand,
     DescribeCommand,
@@ -251,8 +252,8 @@ class Loopback:
 
         await self.store.open()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client_module, "Link", link)
-            patch.setattr(client_module, "time", SimpleNamespace(monotonic=self._loop.time))
+            patch.setattr(caller_module, "Link", link)
+            patch.setattr(clock_module, "time", SimpleNamespace(monotonic=self._loop.time))
             async with holdfast.connect("amqp://loopback/", **options) as client:
                 yield client
         await settle()

@@ -181,7 +181,8 @@ def test_every_call_is_there_with_the_same_parameters() -> None:
         # What an update is given may be a coroutine function there; the other is for handles among themselves.
         (PersistentState, SyncState, {"update", "start_writing"}),
     ):
-        for name, call in vars(asynchronous).items():
+        for name in dir(asynchronous):
+            call = getattr(asynchronous, name)
             if name.startswith("_") or name in elsewhere or not callable(call):
                 continue
             mine = getattr(blocking, name, None)

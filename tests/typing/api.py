@@ -261,7 +261,7 @@ async def mistakes(client: Client) -> None:
     client.state("cart", Cart, default=dict)  # type: ignore[arg-type]
     await client.read("k", consistency="sometimes")  # type: ignore[arg-type]
     await client.save("k")  # type: ignore[call-arg]
-    await client.save("k", 1, "1-etag")  # type: ignore[call-arg]
+    await client.save("k", 1, "1-etag")  # type: ignore[arg-type, call-arg]
     (await client.read("k")).value  # type: ignore[union-attr]  # noqa: B018
     await client.save_many([("k", 1)])  # type: ignore[list-item]
     await client.transact([("k", 1)])  # type: ignore[list-item]

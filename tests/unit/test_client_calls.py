@@ -1,4 +1,4 @@
-"""Calls: what a reply or its absence means to the caller, and the client's own part in it."""
+"""Calls: what the client does on its own part, and what it means that there is no answer. On a service in memory."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,147 +11,17 @@ from support.loops import leaping, settle
 
 import holdfast
 from holdfast import Client, Save
-from holdfast.client import client as client_module
-from holdfast.client.calls import Call, to_error
-from holdfast.client.places import AHEAD
 from holdfast.events import (
     ClosedError,
     ConflictError,
-    DeniedError,
-    ErrorInfo,
     ExpiredError,
-    HoldfastError,
     IdReusedError,
     InvalidError,
     OutcomeUnknown,
-    RemoteError,
-    Reply,
     TooLargeError,
     Unavailable,
-    UnknownStoreError,
 )
 from holdfast.events.limits import MAX_MESSAGE_BYTES
-
-# From replies to errors.
-
-
-def a_call(*, mutates: bool = True, attempts: int = 1) -> Call:
-    loop = asyncio.new_event_loop()
-    call = Call("c1", "default", "user/42", b"{}", mutates, loop.create_future(), attempts=attempts)
-    loop.close()
-    return call
-
-
-def error_of(
-    status: str,
-    code: str | None = None,
-    message: str = "no",
-    *,
-    mutates: bool = True,
-    attempts: int = 1,
-    **details: Any,
-) -> HoldfastError:
-    call = a_call(mutates=mutates, attempts=attempts)
-    version = details.pop("version", None)
-    info = ErrorInfo(code=code, message=message, **details) if code else None
-    return to_error(Reply(id="c1", status=status, error=info, version=version), call)
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "kind"),
-    [
-        ("conflict", "exists", ConflictError),
-        ("invalid", "bad_key", InvalidError),
-        ("invalid", "id_reused", IdReusedError),
-        ("too_large", "too_large", TooLargeError),
-        ("unknown_store", "unknown_store", UnknownStoreError),
-        ("denied", "denied", DeniedError),
-        ("expired", "deadline", ExpiredError),
-        ("unavailable", "queue_full", Unavailable),
-        ("unknown", "unknown", OutcomeUnknown),
-        ("internal", "internal", RemoteError),
-        ("from_the_future", "whatever", RemoteError),
-        ("from_the_future", None, RemoteError),
-        ("conflict", None, RemoteError),
-        ("invalid", None, InvalidError),
-    ],
-)
-def test_every_status_has_its_error(status: str, code: str | None, kind: type[HoldfastError]) -> None:
-    """Each status of the protocol becomes one type of error, and what this client does not know a RemoteError."""
-    error = error_of(status, code)
-
-    assert type(error) is kind
-
-
-def test_a_conflict_tells_what_was_found() -> None:
-    """The error of a conflict has the key, both etags, version, winner, the current value and the code."""
-    error = error_of(
-        "conflict", "etag_mismatch", expected="1-a", actual="2-b", winner="c0", current={"n": 2}, version=2
-    )
-
-    assert isinstance(error, ConflictError)
-    assert (error.key, error.expected, error.actual, error.version) == ("user/42", "1-a", "2-b", 2)
-    assert (error.winner, error.current, error.code) == ("c0", {"n": 2}, "etag_mismatch")
-
-
-@pytest.mark.parametrize(
-    ("mutates", "attempts", "kind"),
-    [(True, 1, Unavailable), (True, 2, OutcomeUnknown), (False, 1, Unavailable), (False, 2, Unavailable)],
-)
-def test_unavailable_speaks_of_one_attempt(mutates: bool, attempts: int, kind: type[HoldfastError]) -> None:
-    """A worker's ``unavailable`` to a write that was sent twice leaves open what became of the other attempt."""
-    found = error_of("unavailable", "store_away", mutates=mutates, attempts=attempts)
-    assert type(found) is kind
-    assert getattr(found, "id", "c1") == "c1"
-
-
-def test_expired_speaks_of_all_attempts() -> None:
-    """A worker's ``expired`` is recorded under the id, so that it holds for whatever was sent under it."""
-    assert type(error_of("expired", "deadline", attempts=3)) is ExpiredError
-
-
-@pytest.mark.parametrize(
-    ("exists", "error", "known"),
-    [
-        (True, {"code": "exists", "actual": "1-x", "current": None}, True),
-        (True, {"code": "exists", "actual": "1-x", "current": 7}, True),
-        (True, {"code": "exists", "actual": "1-x"}, False),
-        (False, {"code": "absent", "actual": None}, True),
-        (None, {"code": "hidden", "expected": "1-y"}, False),
-    ],
-    ids=["null", "seven", "not asked for", "absent", "hidden"],
-)
-def test_a_conflict_tells_whether_it_tells_the_value(exists: bool | None, error: dict[str, Any], known: bool) -> None:
-    """A value of null, a key that is absent, and a value that nobody told are three things."""
-    body = orjson.dumps({"id": "c1", "status": "conflict", "exists": exists, "error": error | {"message": "no"}})
-    reply = Reply.model_validate(orjson.loads(body))
-    conflict = to_error(reply, a_call())
-    assert isinstance(conflict, ConflictError)
-    assert conflict.current_known is known
-    assert conflict.current == error.get("current")
-
-
-def test_the_field_stands_in_the_message_once() -> None:
-    """A worker's message that begins with the field does not get it in front once more."""
-    error = error_of("invalid", "bad_value", "value.items[3]: not a JSON value", field="value.items[3]")
-
-    assert isinstance(error, InvalidError)
-    assert (error.code, error.field, str(error)) == ("bad_value", "value.items[3]", "value.items[3]: not a JSON value")
-
-
-def test_errors_keep_codes_and_ids() -> None:
-    """An unknown outcome carries the command's id, and an error without a type of its own its code."""
-    unknown, remote, bare = error_of("unknown", "unknown"), error_of("strange", "odd", "why"), error_of("strange")
-
-    assert isinstance(unknown, OutcomeUnknown)
-    assert unknown.id == "c1"
-    assert isinstance(remote, RemoteError)
-    assert (remote.code, str(remote)) == ("odd", "why")
-    assert isinstance(bare, RemoteError)
-    assert (bare.code, str(bare)) == ("strange", "status strange")
-
-
-# The client on a service in memory.
 
 
 @leaping
@@ -259,120 +129,6 @@ async def test_a_description_that_fails_is_asked_for_again() -> None:
         await asyncio.gather(*(client.save(f"key-{number}", 1) for number in range(200)))
 
         assert len({message.partition for message in service.messages}) > 32
-
-
-@leaping
-async def test_calls_in_flight_are_bounded() -> None:
-    """Beyond the bound calls wait for a place, and get it as others end; nothing is sent before."""
-    service = Loopback(partitions=1)
-    gate = Gate()
-    service.script(gate)
-    async with service.connect(max_in_flight=2) as client:
-        calls = [asyncio.create_task(client.save(f"key-{number}", number)) for number in range(5)]
-        await gate.reached.wait()
-        await settle()
-        assert len(service.commands) == 2
-
-        gate.open()
-        await asyncio.gather(*calls)
-
-        assert len(service.commands) == 5
-        assert max(len(message.commands) for message in service.messages) == 2
-
-
-@leaping
-async def test_a_call_that_finds_no_place_in_time_was_not_sent() -> None:
-    """Waiting for a place takes from the call's timeout; when it is over the call is Unavailable."""
-    service = Loopback()
-    service.script(vanished)
-    async with service.connect(max_in_flight=1) as client:
-        stuck = asyncio.create_task(client.save("k", 1, timeout=60))
-        await settle()
-
-        with pytest.raises(Unavailable, match="too many calls in flight"):
-            await client.save("k", 2, timeout=2)
-
-        assert len(service.commands) == 1
-        stuck.cancel()
-        await asyncio.gather(stuck, return_exceptions=True)
-        assert (await client.save("k", 3)).version == 1
-
-
-@leaping
-async def test_what_a_watch_asks_does_not_wait_in_line() -> None:
-    """However many calls wait for a place, a watch goes on; and the places are as many as before afterwards."""
-    service = Loopback()
-    gate = Gate()
-    service.script(gate)
-    async with service.connect(max_in_flight=1) as client:
-        calls = [asyncio.create_task(client.save("k", number, timeout=60)) for number in range(3)]
-        await settle()
-        assert await client.feed_mode("default") == "off"
-        page = await client.ask({"op": "read", "key": "other"}, "default", "other")
-        assert page.exists is False
-        assert [call.done() for call in calls] == [False] * 3
-        assert [command["op"] for command in service.commands].count("save") == 1
-
-        gate.open()
-        await asyncio.gather(*calls)
-        blocked = [asyncio.create_task(client.save("k", number)) for number in range(2)]
-        service.script(vanished)
-        await settle()
-        assert [command["op"] for command in service.commands].count("save") == 4
-        await asyncio.gather(*blocked)
-
-
-@leaping
-async def test_calls_beyond_the_bound_get_their_places_in_order() -> None:
-    """Saves of one key of which only some have a place at a time are applied in the order in which they were made."""
-    service = Loopback()
-    async with service.connect(max_in_flight=3) as client:
-        entries = await asyncio.gather(*(client.save("k", number) for number in range(50)))
-
-        assert [entry.version for entry in entries] == list(range(1, 51))
-        assert [event.value async for event in client.iter_history("k")] == list(range(50))
-
-
-@leaping
-async def test_bytes_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large commands wait for one another, too, and those that cannot be sent at all give their room back."""
-    monkeypatch.setattr(client_module, "MAX_IN_FLIGHT_BYTES", 100_000)
-    service = Loopback(partitions=1)
-    gate = Gate()
-    service.script(gate)
-    async with service.connect() as client:
-        calls = [asyncio.create_task(client.save(f"key-{number}", "x" * 99_000)) for number in range(300)]
-        await gate.reached.wait()
-        await settle()
-        # The first ones get their places before it is known how large they are.
-        assert len(service.commands) <= AHEAD + 2
-        waiting = asyncio.create_task(client.save("small", 1))
-        with pytest.raises(Unavailable, match="too many calls in flight"):
-            await client.save("small", 2, timeout=1)
-
-        gate.open()
-        await asyncio.gather(*calls)
-        assert (await waiting).version == 1
-        with pytest.raises(TooLargeError):
-            await client.save("k", "x" * MAX_MESSAGE_BYTES)
-        await asyncio.gather(*(client.save(f"key-{number}", "x" * 99_000) for number in range(10)))
-
-
-@leaping
-async def test_cancelling_a_caller_frees_its_place_and_nothing_else() -> None:
-    """A cancelled call is forgotten; the ones beside it in the same message get their answers."""
-    service = Loopback(partitions=1)
-    gate = Gate()
-    service.script(gate)
-    async with service.connect() as client:
-        gone, living = asyncio.create_task(client.save("a", 1)), asyncio.create_task(client.save("b", 1))
-        await gate.reached.wait()
-        gone.cancel()
-        gate.open()
-
-        assert (await living).version == 1
-        with pytest.raises(asyncio.CancelledError):
-            await gone
 
 
 @leaping

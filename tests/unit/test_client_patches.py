@@ -8,7 +8,7 @@ import pytest
 from support.loopback import Loopback, answer_lost
 from support.loops import leaping
 
-from holdfast import Client, ConflictError, Entry, InvalidError, OutcomeUnknown, Save
+from holdfast import ConflictError, Entry, InvalidError, OutcomeUnknown, Save
 from holdfast.client.lifetime import to_seconds
 from holdfast.events import HoldfastError
 
@@ -197,8 +197,3 @@ async def test_a_handle_finds_out_what_became_of_a_write_with_a_lifetime() -> No
         await state.write()
         assert state.version == 2
         assert [command.get("ttl_seconds") for command in service.commands if command["op"] == "save"][-1] == 60
-
-
-def test_a_client_has_them_all() -> None:
-    """Given the client, when it is looked at, then nothing of it is left undone."""
-    assert not Client.__abstractmethods__

@@ -15,8 +15,8 @@ from support.loops import leaping, settle
 
 from holdfast import CaughtUp, Change, Watch
 from holdfast.client import watch as watch_module
+from holdfast.client.selection import Selection
 from holdfast.client.subscription import FeedMessage, SubscriptionLostError
-from holdfast.client.watch import Selection
 from holdfast.events import (
     BadCommand,
     ChangesCommand,
