@@ -245,7 +245,8 @@ class Client(PatchCalls):
         :param value: plain JSON data; it comes back exactly as it was given.
         :param etag: demand that the key's current state has this etag. It always wins over ``first_write``.
         :param first_write: demand that the key is absent.
-        :param ttl: the key is absent after so many seconds, or a timedelta of whole ones. Without it the value stays.
+        :param ttl: the key is absent after so many seconds, or a timedelta of whole ones; or "forever". Without it the
+            value lives as long as the store is configured to: for ever, unless that says otherwise.
         :param metadata: kept with the event.
         :param messages: published if the save is committed, and only then: at least once, in order.
         :param correlation_id: what this belongs to, such as a request or an order; kept with the event.
@@ -359,7 +360,7 @@ class Client(PatchCalls):
 
         :param version: which one.
         :param etag: demand that the key's current state has this etag.
-        :param ttl: as of ``save``. Without it the value stays, whatever time the earlier version had.
+        :param ttl: as of ``save``, also without it: whatever time the earlier version had plays no part.
         :raises ConflictError: if the demand is not met, or there is nothing to be restored: with the code ``no_value``
             if there is no such version, or it is one that was deleted; ``stripped`` if its value was erased.
 
@@ -819,6 +820,7 @@ class Client(PatchCalls):
             time=to_datetime(reply.time or 0),
             feed=dict(reply.feed or {}),
             capabilities={store: frozenset(names) for store, names in (reply.capabilities or {}).items()},
+            ttl_seconds=dict(reply.ttl_seconds or {}),
         )
         self._service = service
         if self._dispatcher is not None:
@@ -842,7 +844,8 @@ class Client(PatchCalls):
         :param type: a pydantic model, a dataclass, any other type that pydantic can validate, a msgspec struct,
             ``bytes``, or ``Any`` for plain JSON.
         :param default: makes the value of a key that is absent.
-        :param ttl: how long the value lives after each write and update: seconds, or a timedelta of whole ones.
+        :param ttl: how long the value lives after each write and update: seconds, a timedelta of whole ones, or
+            "forever"; without it, as after a ``save`` without.
         :param serializer: in the place of the one that fits the type.
         """
         return PersistentState(

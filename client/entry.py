@@ -58,7 +58,7 @@ class Save(Step):
     etag: str | None = None
     #: Demand that the key is absent, if there is no etag.
     first_write: bool = False
-    #: How long it lives: seconds, or a timedelta of whole ones.
+    #: How long it lives: seconds, a timedelta of whole ones, or "forever".
     ttl: Ttl | None = None
 
 
@@ -87,6 +87,8 @@ class Service:
     #: By store: what it offers beyond the core, ``erasing``, ``indexes``, ``inspection`` and ``transactions``; a
     #: later service may tell of more. Empty if the service is one that does not tell.
     capabilities: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: Of stores whose values live for a while: the seconds that one has which is saved without a ``ttl``.
+    ttl_seconds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

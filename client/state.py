@@ -111,7 +111,9 @@ class PersistentState(Generic[T]):
         self._timeout = timeout
         self._serializer: Serializer[T] = serializer or schema_of(type_) or serializer_for(type_)
         self._default = default
-        self._ttl = None if ttl is None else to_seconds(ttl)
+        if ttl is not None:
+            to_seconds(ttl)
+        self._ttl = ttl
         self._expires_at: datetime | None = None
         self._has_value = False
         self._value: T | None = None

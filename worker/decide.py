@@ -26,7 +26,7 @@ from ..events import (
     WatchCommand,
     make_etag,
 )
-from ..events.limits import DEFAULT_MAX_VALUE_BYTES, FENCE_WINDOW_MS
+from ..events.limits import DEFAULT_MAX_VALUE_BYTES, FENCE_WINDOW_MS, FOREVER
 from ..events.records import patch_digest, patch_mark
 from ..events.replies import error
 from ..stores import Head
@@ -72,6 +72,7 @@ def decide(
     value: Any = ABSENT,
     max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
     effort: Effort | None = None,
+    lifetime: int | None = None,
 ) -> Event | Rejection:
     """Decide one write against the newest event of its key, which has not expired unless an event says so.
 
@@ -83,6 +84,7 @@ def decide(
     :param value: of the newest event, if the command is a patch and the key is there.
     :param max_value_bytes: of what comes of a patch.
     :param effort: what a patch takes is added to it.
+    :param lifetime: seconds that a value lives whose command does not say how long; None if it stays.
     """
     if is_too_old(command, now):
         return Rejection(TOO_OLD, recorded=True, about_key=False)
@@ -118,12 +120,13 @@ def decide(
             patched = apply_patch(command, value, max_bytes=max_value_bytes, effort=effort or Effort())
         except MisfitError as misfit:
             return Rejection(misfit_conflict(command, head, misfit), recorded=True, about_key=True)
-        return _patch_event(command, head, patched, time=time, author=author, digest=digest)
+        return _patch_event(command, head, patched, time=time, author=author, digest=digest, lifetime=lifetime)
     value, rare = None, _rare(command, head)
     if isinstance(command, SaveCommand | RestoreCommand):
         value = command.value if isinstance(command, SaveCommand) else source.value if source is not None else None
-        if command.ttl_seconds is not None:
-            rare["expires"] = time + command.ttl_seconds * 1000
+        seconds = command.ttl_seconds or lifetime
+        if seconds is not None and seconds != FOREVER:
+            rare["expires"] = time + seconds * 1000
     return Event(
         id=command.id,
         key=command.key,
@@ -140,9 +143,20 @@ def decide(
 
 
 def _patch_event(
-    command: PatchCommand, head: Head, patched: Patched, *, time: int, author: str | None, digest: bytes
+    command: PatchCommand,
+    head: Head,
+    patched: Patched,
+    *,
+    time: int,
+    author: str | None,
+    digest: bytes,
+    lifetime: int | None,
 ) -> Event:
-    expires = head.expires if head.exists else None
+    # What is there keeps its time, or stays, unless the patch says otherwise. What is not begins as if it were saved.
+    seconds = command.ttl_seconds or (None if head.exists else lifetime)
+    expires = head.expires if head.exists and command.ttl_seconds is None else None
+    if seconds is not None and seconds != FOREVER:
+        expires = time + seconds * 1000
     return Event(
         id=command.id,
         key=command.key,
@@ -153,7 +167,7 @@ def _patch_event(
         type="saved",
         version=head.version + 1,
         value=patched.value,
-        expires=expires if command.ttl_seconds is None else time + command.ttl_seconds * 1000,
+        expires=expires,
         patch=patch_mark(patch_digest(command), patched.text),
         messages=command.messages,
         **_rare(command, head),

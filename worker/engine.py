@@ -80,6 +80,7 @@ class Engine:
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
         uptime: Callable[[], float] = boot_time,
         tells_values: bool = False,
+        lifetime: int | None = None,
     ) -> None:
         """Make an engine.
 
@@ -89,6 +90,7 @@ class Engine:
         :param max_value_bytes: the largest value that a patch may make.
         :param uptime: seconds on a clock that goes on while the machine sleeps.
         :param tells_values: events are told to others, so that those which are found in the log are wanted whole.
+        :param lifetime: seconds that values live which are not told how long; None if they stay.
         """
         self.store = store
         self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
@@ -103,11 +105,14 @@ class Engine:
             uptime=uptime,
             decision_lifetime=DECISION_LIFETIME,
             tells_values=tells_values,
+            lifetime=lifetime,
         )
         self._service_time = service_time
         self._max_value_bytes = max_value_bytes
         self._uptime = uptime
         self._tells_values = tells_values
+        #: Seconds that values live which are not told how long; None if they stay.
+        self.lifetime = lifetime
         self._remembers_since = uptime()
 
     async def apply(self, batch: Batch) -> None:
@@ -159,6 +164,7 @@ class Engine:
                 purges=self.purges,
                 values=values,
                 max_value_bytes=self._max_value_bytes,
+                lifetime=self.lifetime,
             )
 
         plan = decided()

@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ..client import Client
 from ..client.keyspace import Strategy
+from ..client.lifetime import Ttl
 from ..client.link import Link
 from ..events.topology import DEFAULT_STORE
 from ..stores import EventStore, MongoStore
@@ -13,7 +14,7 @@ from ..worker import AccessConfig, Worker, WorkerOptions
 from ..worker.access import OPEN
 from .faults import Faults
 from .faulty import faulty
-from .service import Options, Service, prefix_of
+from .service import NO_LIFETIMES, Options, Service, lifetimes_of, prefix_of
 
 #: Seconds for a worker to be ready, and to be gone.
 PATIENCE = 60.0
@@ -70,6 +71,7 @@ class ServerService(RunningService):
         partitions: int = 4,
         access: AccessConfig = OPEN,
         faults: Faults | None = None,
+        ttl: Mapping[str, Ttl] = NO_LIFETIMES,
         discard: Callable[[], None] | None = None,
     ) -> None:
         """Make a service that has not started yet.
@@ -77,6 +79,7 @@ class ServerService(RunningService):
         :param amqp_url: a virtual host for this service alone.
         :param mongo_url: a database likewise.
         :param stores: names of its stores, all in that database.
+        :param ttl: of stores whose values live for a while: how long one does that is saved without saying it.
         :param discard: called when it has ended.
         """
         super().__init__(amqp_url, faults=faults)
@@ -86,6 +89,7 @@ class ServerService(RunningService):
             amqp_url=amqp_url,
             partitions=partitions,
             access=access,
+            lifetimes=lifetimes_of(ttl, self._names),
             head_cache_bytes=2**20,
             value_cache_bytes=2**20,
         )
