@@ -18,6 +18,7 @@ from ..events import (
     AbsentError,
     ClosedError,
     ConflictError,
+    Consistency,
     ExpiredError,
     NotReadError,
     OutcomeUnknown,
@@ -56,6 +57,8 @@ class _Operation(Generic[T]):
     change: Change[T] | None = None
     joint: Joint | None = None
     attempts: int = MAX_ATTEMPTS
+    #: Of a read.
+    consistency: Consistency = "strong"
     #: The handle's value when it was called, and when it had succeeded.
     seen: T | None = None
     result: T | None = None
@@ -84,7 +87,8 @@ class PersistentState(Generic[T]):
 
     * ``write`` stores the value as it is at the call. Writes that have not started yet become one, of the latest
       value; so do clears.
-    * a ``read`` that waits behind an operation which had not started either is answered by it, if that succeeds.
+    * a ``read`` that waits behind an operation which had not started either is answered by it, if that succeeds; but a
+      strong one by no eventual one.
     * a failed operation fails nobody else, and leaves ``value`` and ``etag`` as they were.
     * cancelling a caller does not cancel the operation: it would leave the handle not knowing.
 
@@ -128,6 +132,8 @@ class PersistentState(Generic[T]):
         self._ticks = itertools.count()
         #: When the last operation started that looked at the stored state and succeeded; -1 after one that failed.
         self._looked = -1
+        #: Whether it was more than an eventual read: what it saw may have been behind already.
+        self._looked_strongly = False
 
     @property
     def key(self) -> str:
@@ -198,9 +204,14 @@ class PersistentState(Generic[T]):
             raise NotReadError(f"{self._key!r} has not been read: call `await state.read()` first")
         return self._etag is not None
 
-    async def read(self) -> None:
-        """Replace the value by the stored one, or, if the key is absent, by the default."""
-        await self._end_of(self._enqueue("read"))
+    async def read(self, *, consistency: Consistency = "strong") -> None:
+        """Replace the value by the stored one, or, if the key is absent, by the default.
+
+        :param consistency: ``strong`` sees every write that was acknowledged before the call, by whomever; ``eventual``
+            may be behind. It brings no earlier version than the handle knows already, but may find nothing where
+            something is, and the other way round. A write of what is behind is a conflict.
+        """
+        await self._end_of(self._enqueue("read", consistency=consistency))
 
     async def write(self) -> None:
         """Store the value, on condition that the key is as this handle last knew it.
@@ -273,6 +284,7 @@ class PersistentState(Generic[T]):
         change: Change[T] | None = None,
         attempts: int = MAX_ATTEMPTS,
         joint: Joint | None = None,
+        consistency: Consistency = "strong",
     ) -> _Operation[T]:
         if self._runner is not None and asyncio.current_task() is self._runner:
             raise RuntimeError(
@@ -285,7 +297,7 @@ class PersistentState(Generic[T]):
             operation.seen = self._value
         else:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            operation = _Operation(kind, done, called, snapshot, change, joint, attempts, seen=self._value)
+            operation = _Operation(kind, done, called, snapshot, change, joint, attempts, consistency, self._value)
             self._queue.append(operation)
             if self._runner is None:
                 self._runner = asyncio.create_task(self._run())
@@ -301,7 +313,7 @@ class PersistentState(Generic[T]):
             started = next(self._ticks)
             try:
                 if await self._perform(operation):
-                    self._looked = started
+                    self._looked, self._looked_strongly = started, operation.consistency == "strong"
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the operation
                 self._looked = -1
                 if operation.joint is not None:
@@ -325,11 +337,11 @@ class PersistentState(Generic[T]):
         if self._pending is not None:
             await self._find_out(self._pending, operation)
         match operation.kind:
-            case "read" if self._looked > operation.called:
+            case "read" if self._answers(operation):
                 self._restore()
                 return False
             case "read":
-                await self._read()
+                await self._read(operation.consistency)
             case "write":
                 await self._send(_Pending(_new_id(), "save", self._etag, operation.snapshot))
             case "join" if operation.joint is not None:
@@ -346,11 +358,17 @@ class PersistentState(Generic[T]):
                     await self._update(operation.change, operation.attempts, turn)
         return True
 
+    def _answers(self, read: _Operation[T]) -> bool:
+        """Whether what the handle knows is what this read would find, or later."""
+        return self._looked > read.called and (self._looked_strongly or read.consistency == "eventual")
+
     # -- what they do
 
-    async def _read(self) -> None:
-        entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
-        if entry is None:
+    async def _read(self, consistency: Consistency) -> None:
+        entry = await self._client.read(self._key, store=self._store, consistency=consistency, timeout=self._timeout)
+        if entry is not None and consistency == "eventual" and entry.version < self._version:
+            self._restore()
+        elif entry is None:
             self._know(None, 0, None)
             self._has_value, self._value = False, None
         else:
