@@ -3,6 +3,7 @@
 The table is the one in docs/protocol.md. What comes out is provisional until the append has returned.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -73,6 +74,7 @@ def decide(
     max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
     effort: Effort | None = None,
     lifetime: int | None = None,
+    carried: Container[str] = (),
 ) -> Event | Rejection:
     """Decide one write against the newest event of its key, which has not expired unless an event says so.
 
@@ -85,6 +87,7 @@ def decide(
     :param max_value_bytes: of what comes of a patch.
     :param effort: what a patch takes is added to it.
     :param lifetime: seconds that a value lives whose command does not say how long; None if it stays.
+    :param carried: keys without an event, of which there are messages all the same: something to be purged.
     """
     if is_too_old(command, now):
         return Rejection(TOO_OLD, recorded=True, about_key=False)
@@ -102,7 +105,7 @@ def decide(
     elif isinstance(command, PatchCommand):
         if command.kind == "json-patch" and not head.exists:
             refused = conflict(command, head)
-    elif isinstance(command, DeleteCommand | PurgeCommand) and is_done(command, head):
+    elif isinstance(command, DeleteCommand | PurgeCommand) and is_done(command, head, carried):
         refused = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
     if isinstance(command, RestoreCommand) and (source is None or not has_value(source)):
         refused = conflict(command, head, source=source)
@@ -188,9 +191,11 @@ def _rare(command: Mutation, head: Head) -> dict[str, Any]:
     return rare
 
 
-def is_done(command: DeleteCommand | PurgeCommand, head: Head) -> bool:
+def is_done(command: DeleteCommand | PurgeCommand, head: Head, carried: Container[str] = ()) -> bool:
     """Whether there is nothing to be done: nothing to be deleted, or nothing that ever was, to be purged."""
-    return not head.exists and (isinstance(command, DeleteCommand) or not head.id)
+    if head.exists:
+        return False
+    return isinstance(command, DeleteCommand) or not (head.id or command.key in carried)
 
 
 def has_value(event: Event) -> bool:

@@ -28,8 +28,9 @@ from ..events import (
     TransactCommand,
 )
 from ..events.limits import DEFAULT_MAX_VALUE_BYTES
-from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
+from ..stores import AlreadyApplied, CompactableStore, EventStore, Fence, Head, Outcome
 from .batch import Batch, Request, is_write, wants_value
+from .carried import find_carried
 from .clock import boot_time
 from .decide import Answer, answer_again, head_of
 from .floor import Floor
@@ -93,6 +94,7 @@ class Engine:
         :param lifetime: seconds that values live which are not told how long; None if they stay.
         """
         self.store = store
+        self._compactable = store if isinstance(store, CompactableStore) else None
         self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
         #: With which version keys begin.
         self.floor = Floor(store, uptime=uptime)
@@ -147,6 +149,7 @@ class Engine:
             return
         values = await self._values(batch, heads, after)
         sources = await find_sources(self.store, batch.pending)
+        carried = await find_carried(self._compactable, batch.pending, heads)
         # Their heads were looked up before what is to be restored was, so that no refusal rests on them alone.
         restored: set[str] = set()
         if sources is not NO_SOURCES:
@@ -165,6 +168,7 @@ class Engine:
                 values=values,
                 max_value_bytes=self._max_value_bytes,
                 lifetime=self.lifetime,
+                carried=carried,
             )
 
         plan = decided()

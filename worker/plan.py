@@ -84,6 +84,7 @@ def make_plan(
     values: Values | None = None,
     max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
     lifetime: int | None = None,
+    carried: Container[str] = (),
 ) -> Plan:
     """Decide requests in order: all of them, but for patches that have to wait.
 
@@ -98,6 +99,7 @@ def make_plan(
     :param values: of the keys that are to be patched, as far as they are there.
     :param max_value_bytes: of what comes of a patch.
     :param lifetime: seconds that values live which are not told how long; None if they stay.
+    :param carried: keys that are to be purged and have no event, but messages of transactions.
     """
     plan = Plan(exact=exact)
     own: dict[str, Event] = {}
@@ -148,6 +150,7 @@ def make_plan(
             max_value_bytes=max_value_bytes,
             effort=effort,
             lifetime=lifetime,
+            carried=carried,
         )
         if isinstance(decision, Event):
             own[key] = decision
