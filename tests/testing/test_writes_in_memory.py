@@ -1,35 +1,17 @@
 """Values that expire, and patches, on a service in memory: what clients, handles and entities see of them."""
 
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from support.users import AFTER, BEFORE, NEW, OLD, SCHEMA, User
 
 import holdfast
-from holdfast import Check, Encryption, Entity, InvalidError, PersistentState, Save, Schema, persistent
+from holdfast import Check, Encryption, Entity, InvalidError, PersistentState, Save, persistent
 from holdfast.client import rewrite
 from holdfast.client.encryption import sealed_with
 from holdfast.client.rewrite import migrate, rotate_keys
 from holdfast.testing import MemoryService
-
-OLD, NEW = bytes(range(32)), bytes(range(32, 64))
-BEFORE, AFTER = Encryption({"old": OLD}), Encryption({"new": NEW, "old": OLD})
-
-
-class User(BaseModel):
-    first: str
-    last: str = ""
-
-
-def split(old: dict[str, Any]) -> dict[str, Any]:
-    first, _, last = old["name"].partition(" ")
-    return {"first": first, "last": last}
-
-
-SCHEMA = Schema(User, version=2, upcasters={1: split})
 
 
 @dataclass
@@ -42,18 +24,6 @@ class Session(Entity):
 
     cart: PersistentState[Cart] = persistent(default=Cart, ttl=timedelta(minutes=1))
     visits: PersistentState[Cart] = persistent(default=Cart)
-
-
-@pytest.fixture
-def service() -> Iterator[MemoryService]:
-    with MemoryService() as service:
-        yield service
-
-
-@pytest.fixture
-async def client(service: MemoryService) -> AsyncIterator[holdfast.Client]:
-    async with service.connect() as client:
-        yield client
 
 
 async def test_time_goes_by_as_a_test_wants(service: MemoryService, client: holdfast.Client) -> None:
