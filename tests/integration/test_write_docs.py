@@ -1,13 +1,11 @@
 """docs/expiry.md and docs/patch.md: what they show is run as it stands there."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.service import Service, running_worker
-from support.shell import environment, holdfast, in_shell
+from support.shell import holdfast, in_python, in_shell
 
 from holdfast.settings import load_settings
 
@@ -23,26 +21,13 @@ SAID = {
 }
 
 
-def run(program: str, service: Service) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        env=environment(amqp_url=service.amqp_url),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 @pytest.mark.parametrize("page", SAID)
 def test_the_examples_of_the_page(service: Service, page: str, tmp_path: Path) -> None:
     """Given a running service, when the page's examples are run, then they do what the page says."""
     text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
     program, *_ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (shell,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    out = run(program, service)
+    out = in_python(program, service.amqp_url, tmp_path)
     for said in SAID[page]:
         assert said in out
         assert said == "1000" or said in program
@@ -67,7 +52,11 @@ def test_a_store_with_a_lifetime_as_the_page_has_it(amqp_url: str, mongo_url: st
         amqp_url, mongo_url, stores=settings.stores(), lifetimes=settings.worker_options().lifetimes
     ) as service:
         said = re.findall(r"print.*  # (.+)", program)
-        assert run(program, service).splitlines() == said == ["1800000", "60000", "{'sessions': 1800}"]
+        assert (
+            in_python(program, service.amqp_url, tmp_path).splitlines()
+            == said
+            == ["1800000", "60000", "{'sessions': 1800}"]
+        )
         forever = '[{"op": "save", "key": "k", "value": 1, "ttl_seconds": -1}]'
         commands = ["save k 1", "save k 1 --ttl 9", "save k 1 --ttl forever", f"transact '{forever}'", "restore k 1"]
         out = in_shell("\n".join(f"holdfast {one} --store sessions" for one in commands), amqp_url, tmp_path)
