@@ -109,7 +109,8 @@ class Client(Caller):
         :param type: a pydantic model, a dataclass, any other type that pydantic can validate, a msgspec struct,
             ``bytes``, or ``Any`` for plain JSON.
         :param default: makes the value of a key that is absent.
-        :param ttl: how long the value lives after each write and update: seconds, or a timedelta of whole ones.
+        :param ttl: how long the value lives after each write and update: seconds, a timedelta of whole ones, or
+            "forever"; without it, as after a ``save`` without.
         :param serializer: in the place of the one that fits the type.
         """
         return PersistentState(self, key, type, **options)

@@ -56,7 +56,7 @@ def persistent(
     :param name: the last part of its key; by default what the attribute is called.
     :param store: where it is kept; by default where the client keeps things.
     :param default: makes the value of a state that is absent.
-    :param ttl: how long it lives after each write and update: seconds, or a timedelta of whole ones.
+    :param ttl: how long it lives after each write and update: seconds, a timedelta of whole ones, or "forever".
     :param serializer: in the place of the one that fits the type.
     """
     return Declared(name, store=store, default=default, ttl=ttl, serializer=serializer)

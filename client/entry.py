@@ -64,7 +64,7 @@ class Save(Step):
     etag: str | None = None
     #: Demand that the key is absent, if there is no etag.
     first_write: bool = False
-    #: How long it lives: seconds, or a timedelta of whole ones.
+    #: How long it lives: seconds, a timedelta of whole ones, or "forever".
     ttl: Ttl | None = None
 
 
@@ -93,6 +93,8 @@ class Service:
     #: By store: what it offers beyond the core, ``erasing``, ``indexes``, ``inspection`` and ``transactions``; a
     #: later service may tell of more. Empty if the service is one that does not tell.
     capabilities: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: Of stores whose values live for a while: the seconds that one has which is saved without a ``ttl``.
+    ttl_seconds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ def to_service(reply: Reply) -> Service:
         time=to_datetime(reply.time or 0),
         feed=dict(reply.feed or {}),
         capabilities={store: frozenset(names) for store, names in (reply.capabilities or {}).items()},
+        ttl_seconds=dict(reply.ttl_seconds or {}),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from ..events import Consistency
 from .joint import Joint
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class Operation(Generic[T]):
     change: Change[T] | None = None
     attempts: int = MAX_ATTEMPTS
     joint: Joint | None = None
+    #: Of a read.
+    consistency: Consistency = "strong"
     #: The handle's value when it was called, and when it had succeeded.
     seen: T | None = None
     result: T | None = None
@@ -50,6 +53,8 @@ class Operations(Generic[T]):
         self._ticks = itertools.count()
         #: When the last operation started that looked at the stored state and succeeded; -1 after one that failed.
         self._looked = -1
+        #: Whether it was more than an eventual read: what it saw may have been behind already.
+        self._looked_strongly = False
 
     def add(
         self,
@@ -61,6 +66,7 @@ class Operations(Generic[T]):
         change: Change[T] | None = None,
         attempts: int = MAX_ATTEMPTS,
         joint: Joint | None = None,
+        consistency: Consistency = "strong",
     ) -> Operation[T]:
         """Have one done when its turn comes. What comes back may be one that waits already.
 
@@ -78,15 +84,17 @@ class Operations(Generic[T]):
             last.seen = seen
             return last
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        operation = Operation(kind, done, called, snapshot, change, attempts, joint, seen)
+        operation = Operation(kind, done, called, snapshot, change, attempts, joint, consistency, seen)
         self._waiting.append(operation)
         if self._runner is None:
             self._runner = asyncio.create_task(self._run(perform))
         return operation
 
     def is_answered(self, operation: Operation[T]) -> bool:
-        """Whether one that started after it was called has looked at the stored state, and none has failed since."""
-        return self._looked > operation.called
+        """Whether one that started after it was called has looked at the stored state, as strongly as this one wants
+        to, and none has failed since.
+        """
+        return self._looked > operation.called and (self._looked_strongly or operation.consistency == "eventual")
 
     async def _run(self, perform: Perform[T]) -> None:
         while self._waiting:
@@ -94,7 +102,7 @@ class Operations(Generic[T]):
             started = next(self._ticks)
             try:
                 if await perform(operation):
-                    self._looked = started
+                    self._looked, self._looked_strongly = started, operation.consistency == "strong"
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the operation
                 self._looked = -1
                 if operation.joint is not None:

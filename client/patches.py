@@ -22,7 +22,8 @@ async def merge_patch(self: Caller, key: str, patch: Any, **options: Unpack[Valu
     A key that is absent is patched like ``None``.
 
     :param etag: demand that the key's current state has this etag.
-    :param ttl: how long the key lives from now on; without it a key that expires still does, when it did before.
+    :param ttl: how long the key lives from now on, or "forever"; without it a key that expires still does, when it
+        did before, and one that stays does. One that was absent lives as after a ``save``.
     :param messages: published if the patch is committed, and only then: at least once, in order.
     :param return_current: a conflict brings the value that it met.
     :param id: the command id; a new one unless this repeats an earlier call.

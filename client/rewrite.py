@@ -163,7 +163,10 @@ class Rewriting:
     async def _save(self, value: Value, changed: Any) -> None:
         entry, store, metadata, command_id = value.entry, self._store, self._metadata, value.command_id
         if entry.expires_at_ms is None:
-            await self._client.save(value.key, changed, etag=entry.etag, store=store, metadata=metadata, id=command_id)
+            # Said, because what says nothing of it lives as long as the store is configured to.
+            await self._client.save(
+                value.key, changed, etag=entry.etag, ttl="forever", store=store, metadata=metadata, id=command_id
+            )
         else:
             # A patch leaves it to the millisecond when the value expires, which a save cannot say.
             replace = [{"op": "replace", "path": "", "value": changed}]
@@ -194,7 +197,7 @@ class Rewriting:
             await self._patiently(lambda: self._client.delete(self._note, store=self._store))
         elif time.monotonic() - self._noted > NOTE_INTERVAL:
             noted = asdict(self._progress)
-            await self._patiently(lambda: self._client.save(self._note, noted, store=self._store))
+            await self._patiently(lambda: self._client.save(self._note, noted, ttl="forever", store=self._store))
             self._noted = time.monotonic()
 
 

@@ -16,6 +16,7 @@ from ..events import (
     AbsentError,
     ClosedError,
     ConflictError,
+    Consistency,
     ExpiredError,
     NotReadError,
     OutcomeUnknown,
@@ -62,7 +63,8 @@ class PersistentState(Generic[T]):
 
     * ``write`` stores the value as it is at the call. Writes that have not started yet become one, of the latest
       value; so do clears.
-    * a ``read`` that waits behind an operation which had not started either is answered by it, if that succeeds.
+    * a ``read`` that waits behind an operation which had not started either is answered by it, if that succeeds; but a
+      strong one by no eventual one.
     * a failed operation fails nobody else, and leaves ``value`` and ``etag`` as they were.
     * cancelling a caller does not cancel the operation: it would leave the handle not knowing.
 
@@ -89,7 +91,9 @@ class PersistentState(Generic[T]):
         self._timeout = timeout
         self._serializer: Serializer[T] = serializer or schema_of(type_) or serializer_for(type_)
         self._default = default
-        self._ttl = None if ttl is None else to_seconds(ttl)
+        if ttl is not None:
+            to_seconds(ttl)
+        self._ttl = ttl
         self._expires_at: datetime | None = None
         self._has_value = False
         self._value: T | None = None
@@ -170,9 +174,14 @@ class PersistentState(Generic[T]):
             raise NotReadError(f"{self._key!r} has not been read: call `await state.read()` first")
         return self._etag is not None
 
-    async def read(self) -> None:
-        """Replace the value by the stored one, or, if the key is absent, by the default."""
-        await self._end_of(self._enqueue("read"))
+    async def read(self, *, consistency: Consistency = "strong") -> None:
+        """Replace the value by the stored one, or, if the key is absent, by the default.
+
+        :param consistency: ``strong`` sees every write that was acknowledged before the call, by whomever; ``eventual``
+            may be behind. It brings no earlier version than the handle knows already, but may find nothing where
+            something is, and the other way round. A write of what is behind is a conflict.
+        """
+        await self._end_of(self._enqueue("read", consistency=consistency))
 
     async def write(self) -> None:
         """Store the value, on condition that the key is as this handle last knew it.
@@ -242,9 +251,17 @@ class PersistentState(Generic[T]):
         change: Change[T] | None = None,
         attempts: int = MAX_ATTEMPTS,
         joint: Joint | None = None,
+        consistency: Consistency = "strong",
     ) -> Operation[T]:
         return self._operations.add(
-            self._perform, kind, seen=self._value, snapshot=snapshot, change=change, attempts=attempts, joint=joint
+            self._perform,
+            kind,
+            seen=self._value,
+            snapshot=snapshot,
+            change=change,
+            attempts=attempts,
+            joint=joint,
+            consistency=consistency,
         )
 
     async def _end_of(self, operation: Operation[T]) -> None:
@@ -267,7 +284,7 @@ class PersistentState(Generic[T]):
                 self._restore()
                 return False
             case "read":
-                await self._read()
+                await self._read(operation.consistency)
             case "write":
                 await self._send(_Pending(_new_id(), "save", self._etag, operation.snapshot))
             case "join" if operation.joint is not None:
@@ -284,9 +301,11 @@ class PersistentState(Generic[T]):
                     await self._update(operation.change, operation.attempts, turn)
         return True
 
-    async def _read(self) -> None:
-        entry = await self._client.read(self._key, store=self._store, timeout=self._timeout)
-        if entry is None:
+    async def _read(self, consistency: Consistency) -> None:
+        entry = await self._client.read(self._key, store=self._store, consistency=consistency, timeout=self._timeout)
+        if entry is not None and consistency == "eventual" and entry.version < self._version:
+            self._restore()
+        elif entry is None:
             self._know(None, 0, None)
             self._has_value, self._value = False, None
         else:

@@ -15,7 +15,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
-from ..events import ClosedError
+from ..events import ClosedError, Consistency
 from .client import Client, connect
 from .encryption import Encryption
 from .keyspace import Strategy
@@ -263,9 +263,9 @@ class SyncState(Generic[T]):
         """As of the async handle."""
         return self._handle.exists
 
-    def read(self) -> None:
+    def read(self, *, consistency: Consistency = "strong") -> None:
         """As of the async handle."""
-        self._client.loop_thread.run(self._handle.read())
+        self._client.loop_thread.run(self._handle.read(consistency=consistency))
 
     def write(self) -> None:
         """As of the async handle."""

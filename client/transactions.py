@@ -136,7 +136,7 @@ class Transaction:
 
         :param etag: demand that the key's state has this etag.
         :param first_write: demand that the key is absent.
-        :param ttl: how long it lives from the commit on: seconds, or a timedelta of whole ones.
+        :param ttl: how long it lives from the commit on: seconds, a timedelta of whole ones, or "forever".
         :param store: may be said, and has to be that of the transaction.
         :raises InvalidError: if key or value cannot be kept; :class:`SeveralStoresError` if it is about another store.
         """

@@ -19,7 +19,8 @@ async def save(
     :param value: plain JSON data; it comes back exactly as it was given.
     :param etag: demand that the key's current state has this etag. It always wins over ``first_write``.
     :param first_write: demand that the key is absent.
-    :param ttl: the key is absent after so many seconds, or a timedelta of whole ones. Without it the value stays.
+    :param ttl: the key is absent after so many seconds, or a timedelta of whole ones; or "forever". Without it the
+        value lives as long as the store is configured to: for ever, unless that says otherwise.
     :param metadata: kept with the event.
     :param messages: published if the save is committed, and only then: at least once, in order.
     :param correlation_id: what this belongs to, such as a request or an order; kept with the event.
@@ -59,7 +60,7 @@ async def restore(self: Caller, key: str, *, version: int, **options: Unpack[Res
 
     :param version: which one.
     :param etag: demand that the key's current state has this etag.
-    :param ttl: as of ``save``. Without it the value stays, whatever time the earlier version had.
+    :param ttl: as of ``save``, also without it: whatever time the earlier version had plays no part.
     :raises ConflictError: if the demand is not met, or there is nothing to be restored: with the code ``no_value``
         if there is no such version, or it is one that was deleted; ``stripped`` if its value was erased.
 

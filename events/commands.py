@@ -16,6 +16,7 @@ from pydantic import (
 
 from .errors import InvalidError, SeveralStoresError
 from .limits import (
+    FOREVER,
     MAX_ETAG_LENGTH,
     MAX_ID_BYTES,
     MAX_INT,
@@ -87,6 +88,14 @@ def _check_metadata(metadata: Any) -> dict[str, str]:
     return dict(metadata)
 
 
+def _check_ttl(seconds: int) -> int:
+    if seconds != FOREVER and not 1 <= seconds <= MAX_TTL_SECONDS:
+        raise InvalidError(
+            f"is 1 to {MAX_TTL_SECONDS} seconds, or {FOREVER} for ever", code="bad_ttl_seconds", field="ttl_seconds"
+        )
+    return seconds
+
+
 def _check_prefix(prefix: str) -> str:
     return _check_text(prefix, "prefix", MAX_KEY_BYTES) if prefix else prefix
 
@@ -133,7 +142,8 @@ Millis = Annotated[int, Field(ge=0, lt=2**53)]
 Version = Annotated[int, Field(ge=0, le=MAX_INT)]
 #: A version that an event can have.
 EventVersion = Annotated[int, Field(ge=1, le=MAX_INT)]
-Ttl = Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)]
+#: Seconds, or FOREVER.
+Ttl = Annotated[int, AfterValidator(_check_ttl)]
 Concurrency = Literal["first-write", "last-write"]
 Consistency = Literal["strong", "eventual"]
 
@@ -174,7 +184,8 @@ class SaveCommand(_KeyCommand):
     max_version: Version | None = None
     #: Without an etag: ``first-write`` demands that the key is absent. With one it plays no part.
     concurrency: Concurrency = "last-write"
-    #: So many seconds of service time after it was saved, the key is absent. Without it the value stays.
+    #: So many seconds of service time after it was saved, the key is absent. Without it the value lives as long as the
+    #: store is configured to: for ever, unless it says otherwise.
     ttl_seconds: Ttl | None = None
     #: On a conflict, answer with the current value too.
     return_current: bool = False
@@ -242,7 +253,8 @@ class PatchCommand(_KeyCommand):
     patch: Patch
     etag: Etag | None = None
     max_version: Version | None = None
-    #: Counted from this patch on. Without it a key that expires still does, when it did before.
+    #: Counted from this patch on. Without it a key that expires still does, when it did before, and one that stays
+    #: does; one that was absent lives as after a save.
     ttl_seconds: Ttl | None = None
     return_current: bool = False
     #: Answer with the value that came of it.

@@ -40,6 +40,8 @@ REPLY_MESSAGE_BYTES: Final = 1024 * 1024
 
 #: Seconds that a value may be made to live: 68 years.
 MAX_TTL_SECONDS: Final = 2**31 - 1
+#: In the place of these seconds: the value stays, also in a store whose values live for a while unless they are told.
+FOREVER: Final = -1
 
 #: Operations of one JSON Patch, and numbers that one command increments.
 MAX_PATCH_OPERATIONS: Final = 1000

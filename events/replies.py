@@ -177,6 +177,8 @@ class Reply(BaseModel):
     feed: dict[str, str] | None = None
     #: By store: what it offers beyond the core.
     capabilities: dict[str, list[str]] | None = None
+    #: Of stores whose values live for a while: the seconds that one has which is not told how long.
+    ttl_seconds: dict[str, int] | None = None
 
 
 def error(status: Status, code: str, message: str, **details: Any) -> dict[str, Any]:

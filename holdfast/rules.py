@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from .events import Event, Receipt, Record, Refusal, Status
+from .events.limits import FOREVER
 from .events.outbox import messages_text
 from .events.records import expiry_digest, make_digest, patch_mark, restored_text, value_text, with_messages
 from .stores import Head, Malformed, Mark, Place
@@ -161,7 +162,8 @@ def digest_fits(event: Event, predecessor: Event | None, store: str) -> bool:
     """
     etag = predecessor.etag if predecessor is not None and predecessor.type == "saved" else None
     key, metadata, digest = event.key, event.metadata, event.digest
-    ttl_seconds = None if event.expires is None else (event.expires - event.time) // 1000
+    # What the command said of it, or nothing: then it was the store's, or, of a patch, that of what was there.
+    lifetimes = (None, FOREVER) if event.expires is None else ((event.expires - event.time) // 1000, None)
     carried = messages_text(event.messages) if event.messages else None
 
     def carrying(plain: bytes) -> bytes:
@@ -173,8 +175,7 @@ def digest_fits(event: Event, predecessor: Event | None, store: str) -> bool:
         patch, value = bytes.fromhex(event.patch[:16]), value_text(event.value)
         return event.patch == patch_mark(patch, value) and any(
             carrying(make_digest("patch", store, key, condition, None, metadata, patch, ttl)) == digest
-            # Without a time of its own it leaves that of its predecessor.
-            for ttl in {ttl_seconds, None}
+            for ttl in lifetimes
             for condition in {etag, None}
         )
     op, value, concurrency = {"deleted": "delete", "purged": "purge"}.get(event.type, "restore"), b"", None
@@ -183,15 +184,16 @@ def digest_fits(event: Event, predecessor: Event | None, store: str) -> bool:
     elif event.type == "saved":
         op, value, concurrency = "save", value_text(event.value), "last-write"
 
-    def fits(etag: str | None, concurrency: str | None) -> bool:
-        return carrying(make_digest(op, store, key, etag, concurrency, metadata, value, ttl_seconds)) == digest
+    def fits(etag: str | None, concurrency: str | None, ttl: int | None) -> bool:
+        return carrying(make_digest(op, store, key, etag, concurrency, metadata, value, ttl)) == digest
 
-    if fits(None, concurrency):
-        return True
-    if etag is not None and fits(etag, concurrency):
-        return True
-    # With an etag it plays no part, and without one it demands that there is nothing.
-    return op == "save" and fits(etag, "first-write")
+    return any(
+        fits(None, concurrency, ttl)
+        or (etag is not None and fits(etag, concurrency, ttl))
+        # With an etag it plays no part, and without one it demands that there is nothing.
+        or (op == "save" and fits(etag, "first-write", ttl))
+        for ttl in lifetimes
+    )
 
 
 def expiry_faults(event: Event, predecessor: Event | None) -> Iterator[str]:

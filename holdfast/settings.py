@@ -106,6 +106,7 @@ class Settings(BaseSettings):
             without_scans=frozenset(name for name, store in self._config.stores.items() if not store.scans),
             feed=self._feed(),
             outbox=self._config.outbox,
+            lifetimes={name: store.ttl_seconds for name, store in self._configured.items() if store.ttl_seconds},
             retention={name: store.retention for name, store in self._configured.items() if store.retention},
             **given,
         )

@@ -12,9 +12,10 @@ type = "memory"
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from ..events import InvalidError, StoreConfigError
+from ..events.limits import MAX_TTL_SECONDS
 from ..events.queries import Path, parse_path
 from .interface import EventStore, IndexedStore
 from .retention import CompactableStore, RetentionConfig
@@ -66,6 +67,8 @@ class StoreConfig(BaseModel):
     indexes: Annotated[list[str], AfterValidator(_check_indexes)] = []
     #: Whether queries that no index serves may look at every key.
     scans: bool = True
+    #: Seconds that values live whose commands do not say how long; None keeps them for ever.
+    ttl_seconds: Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS, strict=True)] | None = None
     #: What of the past is kept; None keeps everything for ever.
     retention: RetentionConfig | None = None
     _type: StoreType[Any] = PrivateAttr()
@@ -82,6 +85,7 @@ class StoreConfig(BaseModel):
         yield "type", self.type
         yield "indexes", self.indexes
         yield "scans", self.scans
+        yield "ttl_seconds", self.ttl_seconds
         yield "retention", self.retention
 
     @property

@@ -231,6 +231,11 @@ class MemoryStore:
                     count += 1
         return count
 
+    async def carrying(self, keys: Collection[str], *, after: Fence | None = None) -> set[str]:
+        """Those of these keys of which there are receipts that carry messages."""
+        self._check_fence(after)
+        return {key for key in keys if self._carrying.get(key)}
+
     async def keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000, fence: Fence | None = None
     ) -> KeyPage:

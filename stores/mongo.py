@@ -416,6 +416,10 @@ class MongoStore:
         """Erase values and metadata of events."""
         return await self._retention.strip(ranges)
 
+    async def carrying(self, keys: Collection[str], *, after: Fence | None = None) -> set[str]:
+        """Those of these keys of which there are receipts that carry messages, out of their index alone."""
+        return await self._retention.carrying(keys, read_concern(after))
+
     async def places(self, *, after: KeyVersion | None = None, limit: int = 1000) -> list[KeyVersion]:
         """Events in the order of the keys, the newest version of each first, out of the index alone."""
         return await self._retention.places(after=after, limit=limit)

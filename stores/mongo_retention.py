@@ -1,6 +1,6 @@
 """Erasing and dropping in MongoDB. What is dropped is asked of the primary, and has to be gone on a majority."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from bson.datetime_ms import DatetimeMS
 from ..events import StoreUnavailable
 from .documents import to_millis
 from .driver import Driver
-from .queries import HAS_VERSION, NEWEST_FIRST, RECEIPT_INDEX, VERSION_INDEX, read_concern
+from .queries import CARRIES_AT, HAS_VERSION, NEWEST_FIRST, RECEIPT_INDEX, VERSION_INDEX, read_concern
 from .retention import KeyVersion, Mark, Trace
 from .setup import FIRST_INDEX, REFUSAL_INDEX, create_indexes
 from .verdicts import DUPLICATE_KEY
@@ -73,6 +73,17 @@ class MongoRetention:
             for key, first, last in ranges
         ]
         await self._write({"update": self._log, "updates": updates}, "nModified")
+
+    async def carrying(self, keys: Collection[str], concern: dict[str, Any]) -> set[str]:
+        """Those of these keys of which there are receipts that carry messages, out of their index alone."""
+        command = {
+            "aggregate": self._log,
+            "pipeline": [{"$match": {"key": {"$in": list(keys)}, **CARRIES_AT}}, {"$group": {"_id": "$key"}}],
+            "cursor": {"batchSize": _ONE_BATCH},
+            "hint": RECEIPT_INDEX,
+            "readConcern": concern,
+        }
+        return {row["_id"] for row in (await self._driver.command(command))["cursor"]["firstBatch"]}
 
     async def places(self, *, after: KeyVersion | None = None, limit: int = 1000) -> list[KeyVersion]:
         """Events in the order of the keys, the newest version of each first, out of the index alone."""

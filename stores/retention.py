@@ -5,13 +5,13 @@ and metadata, and later a stub can be dropped. Of each key the oldest versions g
 gap.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .interface import EventStore
+from .interface import EventStore, Fence
 
 #: A key and a version.
 KeyVersion = tuple[str, int]
@@ -95,6 +95,9 @@ class CompactableStore(EventStore, Protocol):
         key's newest event. Before that the messages go out of receipts of the key that stand at these versions
         (:attr:`Receipt.at`, which may be 0), and nothing else of them.
         """
+
+    async def carrying(self, keys: Collection[str], *, after: Fence | None = None) -> set[str]:
+        """Those of these keys of which there are receipts that carry messages."""
 
     async def places(self, *, after: KeyVersion | None = None, limit: int = 1000) -> list[KeyVersion]:
         """Events in the order of the keys, the newest version of each first, behind a place that was given before."""

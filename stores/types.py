@@ -17,13 +17,13 @@ GROUP: Final = "holdfast.stores"
 
 
 #: Names in a store's table that are no options of its type, because all stores have them: see StoreConfig.
-RESERVED: Final = frozenset({"type", "indexes", "scans", "retention"})
+RESERVED: Final = frozenset({"type", "indexes", "scans", "ttl_seconds", "retention"})
 
 
 class StoreOptions(BaseModel):
     """The options of one type of stores: its own are a subclass. They may hold passwords, and are in no repr or error.
 
-    The names ``type``, ``indexes`` and ``scans`` are taken: all stores have them.
+    The names in ``RESERVED`` are taken: all stores have them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -3,6 +3,7 @@
 The table is the one in docs/protocol.md. What comes out is provisional until the append has returned.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -26,7 +27,7 @@ from ..events import (
     WatchCommand,
     make_etag,
 )
-from ..events.limits import DEFAULT_MAX_VALUE_BYTES, FENCE_WINDOW_MS
+from ..events.limits import DEFAULT_MAX_VALUE_BYTES, FENCE_WINDOW_MS, FOREVER
 from ..events.records import patch_digest, patch_mark
 from ..events.replies import error
 from ..stores import Head
@@ -72,6 +73,8 @@ def decide(
     value: Any = ABSENT,
     max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
     effort: Effort | None = None,
+    lifetime: int | None = None,
+    carried: Container[str] = (),
 ) -> Event | Rejection:
     """Decide one write against the newest event of its key, which has not expired unless an event says so.
 
@@ -83,6 +86,8 @@ def decide(
     :param value: of the newest event, if the command is a patch and the key is there.
     :param max_value_bytes: of what comes of a patch.
     :param effort: what a patch takes is added to it.
+    :param lifetime: seconds that a value lives whose command does not say how long; None if it stays.
+    :param carried: keys without an event, of which there are messages all the same: something to be purged.
     """
     if is_too_old(command, now):
         return Rejection(TOO_OLD, recorded=True, about_key=False)
@@ -100,7 +105,7 @@ def decide(
     elif type(command) is PatchCommand:
         if command.kind == "json-patch" and not head.exists:
             refused = conflict(command, head)
-    elif (type(command) is DeleteCommand or type(command) is PurgeCommand) and is_done(command, head):
+    elif (type(command) is DeleteCommand or type(command) is PurgeCommand) and is_done(command, head, carried):
         refused = {"status": "ok", "exists": False, "changed": False, "etag": None, "version": head.version}
     if type(command) is RestoreCommand and (source is None or not has_value(source)):
         refused = conflict(command, head, source=source)
@@ -118,12 +123,13 @@ def decide(
             patched = apply_patch(command, value, max_bytes=max_value_bytes, effort=effort or Effort())
         except MisfitError as misfit:
             return Rejection(misfit_conflict(command, head, misfit), recorded=True, about_key=True)
-        return _patch_event(command, head, patched, time=time, author=author, digest=digest)
+        return _patch_event(command, head, patched, time=time, author=author, digest=digest, lifetime=lifetime)
     value, rare = None, _rare(command, head)
     if type(command) is SaveCommand or type(command) is RestoreCommand:
         value = command.value if type(command) is SaveCommand else source.value if source is not None else None
-        if command.ttl_seconds is not None:
-            rare["expires"] = time + command.ttl_seconds * 1000
+        seconds = command.ttl_seconds or lifetime
+        if seconds is not None and seconds != FOREVER:
+            rare["expires"] = time + seconds * 1000
     if (type(command) is SaveCommand or type(command) is DeleteCommand) and command.messages is not None:
         rare["messages"] = command.messages
     return Event(
@@ -141,9 +147,20 @@ def decide(
 
 
 def _patch_event(
-    command: PatchCommand, head: Head, patched: Patched, *, time: int, author: str | None, digest: bytes
+    command: PatchCommand,
+    head: Head,
+    patched: Patched,
+    *,
+    time: int,
+    author: str | None,
+    digest: bytes,
+    lifetime: int | None,
 ) -> Event:
-    expires = head.expires if head.exists else None
+    # What is there keeps its time, or stays, unless the patch says otherwise. What is not begins as if it were saved.
+    seconds = command.ttl_seconds or (None if head.exists else lifetime)
+    expires = head.expires if head.exists and command.ttl_seconds is None else None
+    if seconds is not None and seconds != FOREVER:
+        expires = time + seconds * 1000
     return Event(
         id=command.id,
         key=command.key,
@@ -154,7 +171,7 @@ def _patch_event(
         type="saved",
         version=head.version + 1,
         value=patched.value,
-        expires=expires if command.ttl_seconds is None else time + command.ttl_seconds * 1000,
+        expires=expires,
         patch=patch_mark(patch_digest(command), patched.text),
         messages=command.messages,
         **_rare(command, head),
@@ -175,9 +192,11 @@ def _rare(command: Mutation, head: Head) -> dict[str, Any]:
     return rare
 
 
-def is_done(command: DeleteCommand | PurgeCommand, head: Head) -> bool:
+def is_done(command: DeleteCommand | PurgeCommand, head: Head, carried: Container[str] = ()) -> bool:
     """Whether there is nothing to be done: nothing to be deleted, or nothing that ever was, to be purged."""
-    return not head.exists and (isinstance(command, DeleteCommand) or not head.id)
+    if head.exists:
+        return False
+    return isinstance(command, DeleteCommand) or not (head.id or command.key in carried)
 
 
 def has_value(event: Event) -> bool:

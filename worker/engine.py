@@ -28,8 +28,9 @@ from ..events import (
     TransactCommand,
 )
 from ..events.limits import DEFAULT_MAX_VALUE_BYTES
-from ..stores import AlreadyApplied, EventStore, Fence, Head, Outcome
+from ..stores import AlreadyApplied, CompactableStore, EventStore, Fence, Head, Outcome
 from .batch import Batch, Request, is_write, wants_value
+from .carried import find_carried
 from .clock import boot_time
 from .decide import Answer, answer_again, head_of
 from .floor import Floor
@@ -80,6 +81,7 @@ class Engine:
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
         uptime: Callable[[], float] = boot_time,
         tells_values: bool = False,
+        lifetime: int | None = None,
     ) -> None:
         """Make an engine.
 
@@ -89,8 +91,10 @@ class Engine:
         :param max_value_bytes: the largest value that a patch may make.
         :param uptime: seconds on a clock that goes on while the machine sleeps.
         :param tells_values: events are told to others, so that those which are found in the log are wanted whole.
+        :param lifetime: seconds that values live which are not told how long; None if they stay.
         """
         self.store = store
+        self._compactable = store if isinstance(store, CompactableStore) else None
         self.knowledge = Knowledge(head_bytes=head_bytes, state_bytes=state_bytes)
         #: With which version keys begin.
         self.floor = Floor(store, uptime=uptime)
@@ -103,11 +107,14 @@ class Engine:
             uptime=uptime,
             decision_lifetime=DECISION_LIFETIME,
             tells_values=tells_values,
+            lifetime=lifetime,
         )
         self._service_time = service_time
         self._max_value_bytes = max_value_bytes
         self._uptime = uptime
         self._tells_values = tells_values
+        #: Seconds that values live which are not told how long; None if they stay.
+        self.lifetime = lifetime
         self._remembers_since = uptime()
 
     async def apply(self, batch: Batch) -> None:
@@ -142,6 +149,7 @@ class Engine:
             return
         values = await self._values(batch, heads, after)
         sources = await find_sources(self.store, batch.pending)
+        carried = await find_carried(self._compactable, batch.pending, heads)
         # Their heads were looked up before what is to be restored was, so that no refusal rests on them alone.
         restored: set[str] = set()
         if sources is not NO_SOURCES:
@@ -159,6 +167,8 @@ class Engine:
                 purges=self.purges,
                 values=values,
                 max_value_bytes=self._max_value_bytes,
+                lifetime=self.lifetime,
+                carried=carried,
             )
 
         plan = decided()

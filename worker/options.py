@@ -50,6 +50,8 @@ class WorkerOptions:
     without_scans: frozenset[str] = frozenset()
     #: By store, what of the past is kept; of stores that are not here, everything.
     retention: Mapping[str, RetentionConfig] = field(default_factory=dict)
+    #: By store, seconds that values live which are not told how long; in stores that are not here they stay.
+    lifetimes: Mapping[str, int] = field(default_factory=dict)
     #: Seconds between two looks for keys that have expired, about.
     sweep_interval: float = 1.0
     #: Who may do what.

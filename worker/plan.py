@@ -83,6 +83,8 @@ def make_plan(
     purges: Purges = NO_PURGES,
     values: Values | None = None,
     max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
+    lifetime: int | None = None,
+    carried: Container[str] = (),
 ) -> Plan:
     """Decide requests in order: all of them, but for patches that have to wait.
 
@@ -96,6 +98,8 @@ def make_plan(
     :param purges: what is in the log of these, and not done yet.
     :param values: of the keys that are to be patched, as far as they are there.
     :param max_value_bytes: of what comes of a patch.
+    :param lifetime: seconds that values live which are not told how long; None if they stay.
+    :param carried: keys that are to be purged and have no event, but messages of transactions.
     """
     plan = Plan(exact=exact)
     own: dict[str, Event] = {}
@@ -145,6 +149,8 @@ def make_plan(
             value=value,
             max_value_bytes=max_value_bytes,
             effort=effort,
+            lifetime=lifetime,
+            carried=carried,
         )
         if isinstance(decision, Event):
             own[key] = decision

@@ -86,6 +86,7 @@ class Worker:
                 state_bytes=options.value_cache_bytes // len(stores),
                 tells_values=options.feed.of(name).mode != "off",
                 max_value_bytes=options.max_value_bytes,
+                lifetime=options.lifetimes.get(name),
             )
             for name, store in stores.items()
         }

@@ -103,6 +103,7 @@ class Session:
         self._publisher = publisher or Publisher()
         self._outbox = Outbox(broker, stamp=self._stamp, publisher=self._publisher)
         self._modes = {store: options.feed.of(store).mode for store in engines}
+        self._lifetimes = {store: engine.lifetime for store, engine in engines.items() if engine.lifetime is not None}
         self._offered = {store: offered(engine.store) for store, engine in engines.items()}
         self._away = away
         self._lanes = {store: self._lane(store, engine) for store, engine in engines.items()}
@@ -451,4 +452,5 @@ class Session:
             },
             "feed": self._modes,
             "capabilities": self._offered,
+            "ttl_seconds": self._lifetimes,
         }

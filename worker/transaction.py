@@ -14,7 +14,6 @@ from ..events import (
     DeleteOperation,
     Event,
     Mutation,
-    Operation,
     Receipt,
     Record,
     Refusal,
@@ -55,9 +54,18 @@ def keys_of(command: TransactCommand) -> tuple[str, ...]:
 
 
 def decide_transaction(
-    command: TransactCommand, heads: Mapping[str, Head], *, now: int, author: str | None, digest: bytes
+    command: TransactCommand,
+    heads: Mapping[str, Head],
+    *,
+    now: int,
+    author: str | None,
+    digest: bytes,
+    lifetime: int | None = None,
 ) -> Commit | Rejection:
-    """Decide a transaction against the newest events of its keys; a key without one may be left out."""
+    """Decide a transaction against the newest events of its keys; a key without one may be left out.
+
+    :param lifetime: seconds that values live which are not told how long; None if they stay.
+    """
     if is_too_old(command, now):
         return Rejection(TOO_OLD, recorded=True, about_key=False)
     own: dict[str, Head] = {}
@@ -68,7 +76,11 @@ def decide_transaction(
     for number, (operation, part) in enumerate(zip(command.operations, operation_digests(command), strict=True)):
         key = operation.key
         head = own.get(key) or heads.get(key, NEVER)
-        decision = _decide_one(command, operation, head, now=now, author=author, digest=part)
+        if isinstance(operation, CheckOperation):
+            decision: Event | Rejection = _check(operation, head)
+        else:
+            single = as_command(command, operation)
+            decision = decide(single, head, now=now, author=author, digest=part, lifetime=lifetime)
         if isinstance(decision, Event):
             event = decision.model_copy(update={"position": len(events) + 1})
             events.append(event)
@@ -104,14 +116,6 @@ def decide_transaction(
     guards = [(key, head.version + 1) for key, head in seen.items() if key not in own]
     firsts = frozenset(key for key, head in seen.items() if key not in own and head.opens)
     return Commit(receipt, events, guards, firsts, answer)
-
-
-def _decide_one(
-    command: TransactCommand, operation: Operation, head: Head, *, now: int, author: str | None, digest: bytes
-) -> Event | Rejection:
-    if isinstance(operation, CheckOperation):
-        return _check(operation, head)
-    return decide(as_command(command, operation), head, now=now, author=author, digest=digest)
 
 
 def as_command(command: TransactCommand, operation: SaveOperation | DeleteOperation) -> Mutation:

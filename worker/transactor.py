@@ -56,6 +56,7 @@ class Transactor:
         uptime: Callable[[], float],
         decision_lifetime: float,
         tells_values: bool = False,
+        lifetime: int | None = None,
     ) -> None:
         """Make one.
 
@@ -63,12 +64,14 @@ class Transactor:
         :param floor: likewise.
         :param decision_lifetime: seconds after which a decision is made again before it is sent.
         :param tells_values: events are told to others, so that those of a repeat are wanted.
+        :param lifetime: seconds that values live which are not told how long; None if they stay.
         """
         self._store = store
         # Where it is not, no transaction comes so far: the intake refuses them.
         self._transactional = store if isinstance(store, TransactionalStore) else None
         self._knowledge = knowledge
         self._tells_values = tells_values
+        self._lifetime = lifetime
         self._floor = floor
         self._service_time = service_time
         self._uptime = uptime
@@ -146,7 +149,9 @@ class Transactor:
     def _decide(
         self, request: Request, command: TransactCommand, heads: dict[str, Head], now: int
     ) -> Commit | Rejection:
-        return decide_transaction(command, heads, now=now, author=request.author, digest=request.digest)
+        return decide_transaction(
+            command, heads, now=now, author=request.author, digest=request.digest, lifetime=self._lifetime
+        )
 
     async def _expire(self, request: Request, heads: dict[str, Head], now: int) -> bool:
         """Put it into the log that keys have expired, before anything is decided on that. Says whether all went well.

@@ -24,7 +24,7 @@ _SHAPES: dict[str, set[str]] = {
     "query": {"entries", "token", "scan", "as_of"},
     "watch": {"events", "next", "versions"},
     "changes": {"events", "next"},
-    "describe": {"partitions", "protocol", "stores", "limits", "feed", "capabilities"},
+    "describe": {"partitions", "protocol", "stores", "limits", "feed", "capabilities", "ttl_seconds"},
 }
 _ERROR = {"code", "message", "field"}
 _CONFLICT = {"expected", "actual", "winner", "current"}

@@ -65,7 +65,7 @@ def command(rng: Random, command_id: str, now: int) -> dict[str, Any]:
     if op == "keys":
         _list(rng, command)
     if op in ("save", "patch", "restore") and rng.random() < 0.1:
-        command["ttl_seconds"] = rng.choice((None, 1, 1, 60, 2**31 - 1))
+        command["ttl_seconds"] = rng.choice((None, 1, 1, 60, 2**31 - 1, -1))
     if op == "read" and rng.random() < 0.4:
         command["consistency"] = rng.choice(("strong", "eventual"))
     if op == "query":
@@ -96,7 +96,7 @@ def _operation(rng: Random, store: str) -> dict[str, Any]:
         if rng.random() < 0.2:
             operation["concurrency"] = rng.choice(("first-write", "last-write"))
         if rng.random() < 0.1:
-            operation["ttl_seconds"] = rng.choice((None, 1, 60, 2**31 - 1))
+            operation["ttl_seconds"] = rng.choice((None, 1, 60, 2**31 - 1, -1))
     if op == "check" and rng.random() < 0.8:
         operation["exists"] = rng.choice((True, False))
     elif op == "check":

@@ -471,7 +471,7 @@ _WRITING: dict[str, _Rule] = _KEYED | {
 }
 _CARRYING: dict[str, _Rule] = _WRITING | {"messages": (_is_messages, False)}
 _LIVING: dict[str, _Rule] = {
-    "ttl_seconds": (lambda value: value is None or _is_integer(value, 1, 2**31 - 1), False),
+    "ttl_seconds": (lambda value: value is None or (_is_integer(value, -1, 2**31 - 1) and value != 0), False),
 }
 _RULES: dict[str, dict[str, _Rule]] = {
     "save": _CARRYING

@@ -12,6 +12,7 @@ from ..client.entry import to_datetime
 from ..events.topology import DEFAULT_STORE
 from .options import TIME, AmqpUrl, Etag, Key, Store, Timeout, Ttl, moment
 from .service import ask_service
+from .state import described
 from .terminal import confirmed, fail, out, print_json, printable
 
 
@@ -74,7 +75,7 @@ def restore(
 
     async def call(client: Client) -> dict[str, Any]:
         entry = await client.restore(key, version=version, etag=etag, ttl=ttl, store=store)
-        return {"key": key, "etag": entry.etag, "version": entry.version, "restored": version}
+        return {**described(entry), "restored": version}
 
     print_json(ask_service(call, amqp_url, timeout))
 

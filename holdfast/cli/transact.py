@@ -8,8 +8,10 @@ import typer
 
 from ..client import Check, Client, Delete, Save, Step
 from ..client.entry import to_datetime
+from ..client.lifetime import Ttl
 from ..events import InvalidError
 from ..events.codec import parse_json
+from ..events.limits import FOREVER
 from ..events.outbox import check_messages
 from ..events.topology import DEFAULT_STORE
 from .options import AmqpUrl, Store, Timeout
@@ -84,6 +86,7 @@ def _to_step(place: str, operation: Any) -> Step:
         raise InvalidError("lacks its key or its value", code="missing_field", field=place)
     key, etag = operation["key"], operation.get("etag")
     if op == "save":
-        first_write = operation.get("concurrency") == "first-write"
-        return Save(key, operation["value"], etag=etag, first_write=first_write, ttl=operation.get("ttl_seconds"))
+        first_write, seconds = operation.get("concurrency") == "first-write", operation.get("ttl_seconds")
+        ttl: Ttl | None = "forever" if seconds == FOREVER else seconds
+        return Save(key, operation["value"], etag=etag, first_write=first_write, ttl=ttl)
     return Delete(key, etag) if op == "delete" else Check(key, etag=etag, exists=operation.get("exists"))

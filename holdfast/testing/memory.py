@@ -1,12 +1,13 @@
 """A whole service in this process: the engine as workers run it, on stores in memory, in a thread of its own."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from ..client import Client
+from ..client.lifetime import Ttl
 from ..client.options import ConnectOptions
 from ..client.subscription import FeedMessage
 from ..events import ClosedError, Reply, Topology
@@ -23,7 +24,7 @@ from .faults import Faults
 from .faulty import faulty
 from .feed import MemoryFeed
 from .link import MemoryLink
-from .service import Service, prefix_of
+from .service import NO_LIFETIMES, Service, lifetimes_of, prefix_of
 from .thread import ServiceThread
 
 #: Seconds for the service to start or to end. Either takes milliseconds.
@@ -47,10 +48,12 @@ class MemoryService(Service):
         partitions: int = 4,
         access: AccessConfig = OPEN,
         faults: Faults | None = None,
+        ttl: Mapping[str, Ttl] = NO_LIFETIMES,
     ) -> None:
         """Make a service that has not started yet.
 
         :param stores: names of its stores.
+        :param ttl: of stores whose values live for a while: how long one does that is saved without saying it.
         :param access: who may do what.
         """
         super().__init__(faults)
@@ -58,7 +61,12 @@ class MemoryService(Service):
         self._stores = {name: MemoryStore(name=name, clock=self.clock.now) for name in stores}
         self._topology = Topology(partitions=partitions, stores=tuple(sorted(self._stores)))
         self._options = WorkerOptions(
-            amqp_url=NOWHERE, name="memory", partitions=partitions, access=access, feed=FeedsConfig(stream=False)
+            amqp_url=NOWHERE,
+            name="memory",
+            partitions=partitions,
+            access=access,
+            feed=FeedsConfig(stream=False),
+            lifetimes=lifetimes_of(ttl, self._stores),
         )
         self._links: dict[str, MemoryLink] = {}
         self._feeds: set[MemoryFeed] = set()
@@ -174,7 +182,13 @@ class MemoryService(Service):
 
     def _parts(self) -> dict[str, Any]:
         engines = {
-            name: Engine(store, service_time=self.clock.now, tells_values=True) for name, store in self._stores.items()
+            name: Engine(
+                store,
+                service_time=self.clock.now,
+                tells_values=True,
+                lifetime=self._options.lifetimes.get(name),
+            )
+            for name, store in self._stores.items()
         }
         return {
             "engines": engines,

@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Explain the marker."""
     config.addinivalue_line(
-        "markers", "holdfast(stores=..., access=...): what the test's Holdfast service is like; see docs/testing.md"
+        "markers", "holdfast(stores=..., access=..., ttl=...): what the test's service is like; see docs/testing.md"
     )
 
 

@@ -1,10 +1,11 @@
 """A service on real servers for one test: a worker in a thread of this process, or one that runs elsewhere."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ..client import Client
 from ..client.keyspace import Strategy
+from ..client.lifetime import Ttl
 from ..client.link import Link
 from ..client.options import ConnectOptions
 from ..events.topology import DEFAULT_STORE
@@ -13,7 +14,7 @@ from ..worker import AccessConfig, Worker, WorkerOptions
 from ..worker.access import OPEN
 from .faults import Faults
 from .faulty import faulty
-from .service import Service, prefix_of
+from .service import NO_LIFETIMES, Service, lifetimes_of, prefix_of
 from .thread import ServiceThread
 
 #: Seconds for a worker to be ready, and to be gone.
@@ -71,6 +72,7 @@ class ServerService(RunningService):
         partitions: int = 4,
         access: AccessConfig = OPEN,
         faults: Faults | None = None,
+        ttl: Mapping[str, Ttl] = NO_LIFETIMES,
         discard: Callable[[], None] | None = None,
     ) -> None:
         """Make a service that has not started yet.
@@ -78,6 +80,7 @@ class ServerService(RunningService):
         :param amqp_url: a virtual host for this service alone.
         :param mongo_url: a database likewise.
         :param stores: names of its stores, all in that database.
+        :param ttl: of stores whose values live for a while: how long one does that is saved without saying it.
         :param discard: called when it has ended.
         """
         super().__init__(amqp_url, faults=faults)
@@ -87,6 +90,7 @@ class ServerService(RunningService):
             amqp_url=amqp_url,
             partitions=partitions,
             access=access,
+            lifetimes=lifetimes_of(ttl, self._names),
             head_cache_bytes=2**20,
             value_cache_bytes=2**20,
         )

@@ -1,18 +1,37 @@
 """What tests are given: a service, wherever it runs, that makes clients and injects faults."""
 
 from abc import ABC, abstractmethod
-from typing import Unpack
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Final, Unpack
 
 from ..client import Client, SyncClient
+from ..client.lifetime import Ttl, to_seconds
 from ..client.options import ConnectOptions
+from ..events.limits import FOREVER
 from ..events.urls import user_of
 from .faults import Faults
+
+#: Of stores in which values stay.
+NO_LIFETIMES: Final[Mapping[str, Ttl]] = MappingProxyType({})
 
 
 def prefix_of(options: ConnectOptions, url: str) -> str:
     """What all keys of such a client begin with."""
     keys = options.get("keys")
     return "" if keys is None else keys(user_of(url))
+
+
+def lifetimes_of(ttl: Mapping[str, Ttl], stores: Collection[str]) -> dict[str, int]:
+    """By store, the seconds that values live which are not told how long.
+
+    :raises ValueError: if one is of a store that is not there.
+    """
+    unknown = ttl.keys() - set(stores)
+    if unknown:
+        raise ValueError(f"there is a ttl for {min(unknown)!r}, which is no store of this service")
+    seconds = {store: to_seconds(one) for store, one in ttl.items()}
+    return {store: one for store, one in seconds.items() if one != FOREVER}
 
 
 class Service(ABC):

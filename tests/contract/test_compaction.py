@@ -317,6 +317,28 @@ async def test_transactions_begin_keys_above_the_floor(stage: Stage) -> None:
     await stage.check()
 
 
+async def test_a_purge_of_what_was_only_carried(stage: Stage) -> None:
+    """What transactions carried for a key that never was can be purged, below whatever floor they found it absent."""
+    await stage.sweep()
+    stage.clock.pass_(3600)
+    made = []
+    for floor in (0, 6, 9):
+        if floor:
+            await raise_floor(stage, floor)
+        worker = stage.worker()
+        made.append(transact(checks("k", exists=False), sets("o", 1), messages=(OutboxMessage(exchange="orders"),)))
+        answer = await one(worker, made[-1])
+        assert answer["results"][0]["version"] == floor
+    purged = await one(worker, purge("k"))
+    assert (purged["changed"], purged["version"]) == (True, 10)
+    assert brief(await one(worker, purge("never"))) == "unchanged"
+    await stage.store.strip([("k", 0, purged["version"] - 1)])
+    receipts = await stage.store.find([command.id for command in made])
+    assert [isinstance(one, Receipt) and one.messages for one in receipts.values()] == [None] * 3
+    assert brief(await one(worker, save("k", 1))) == "ok v11"
+    await stage.check()
+
+
 @pytest.mark.parametrize("checked", [checks("new", exists=False), drops("new")], ids=["check", "delete"])
 async def test_a_guard_that_rests_on_an_older_floor(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, checked: dict[str, Any]

@@ -86,7 +86,7 @@ good: dict[str, st.SearchStrategy[Any]] = {
         ),
         max_size=3,
     ),
-    "ttl_seconds": st.none() | st.sampled_from([1, 60, 2**31 - 1]),
+    "ttl_seconds": st.none() | st.sampled_from([1, 60, 2**31 - 1, -1]),
     "return_value": st.booleans(),
     "consistency": st.sampled_from(["strong", "eventual"]),
     "after_version": st.integers(0, 2**63 - 1),

@@ -169,3 +169,36 @@ async def test_queries_never_find_what_has_expired(amqp_url: str, mongo_url: str
                     found = await client.query(field("age").gte(0), sort=sort, store=store)
                     assert [entry.key for entry in found.entries] == ["stays"]
                 assert [event.type for event in await client.history("goes", store=store)] == ["saved"]
+
+
+async def test_a_store_with_a_lifetime(amqp_url: str, mongo_url: str) -> None:
+    """Given two workers on a store with a lifetime, when its values are written in every way, then what says nothing
+    expires by itself, what says "for ever" stays, and the log says both, soundly.
+    """
+    # As those of two versions of a configuration, in a rolling restart.
+    with (
+        running_worker(amqp_url, mongo_url, **SOON, lifetimes={"default": 2}),
+        running_worker(amqp_url, mongo_url, **SOON, lifetimes={"default": 3}),
+    ):
+        async with holdfast.connect(amqp_url) as client:
+            assert (await client.describe()).ttl_seconds in ({"default": 2}, {"default": 3})
+            await client.save_many({f"goes/{n}": n for n in range(20)})
+            await client.save_many([holdfast.Save(f"stays/{n}", n, ttl="forever") for n in range(20)])
+            async with client.transaction() as steps:
+                steps.save("goes/transacted", 1)
+                steps.save("stays/transacted", 1, ttl="forever")
+            await client.increment("goes/counted")
+            await client.increment("stays/counted", ttl="forever")
+            await client.increment("stays/counted")
+            await client.save("stays/restored", 1)
+            await client.restore("stays/restored", version=1, ttl="forever")
+            assert await client.count_keys("stays/") == 23
+            with MongoClient[dict[str, Any]](mongo_url) as mongo:
+                log = mongo.get_default_database()["default.events"]
+                await until("the sweep does not come", lambda: log.count_documents({"type": "expired"}) >= 22)
+                expired = {event["key"]: event["time"] for event in log.find({"type": "expired"})}
+                saved = {event["key"]: event["time"] for event in log.find({"type": "saved", "version": 1})}
+            assert expired.keys() == {*(f"goes/{n}" for n in range(20)), "goes/transacted", "goes/counted"}
+            assert {(expired[key] - saved[key]).total_seconds() for key in expired} <= {2, 3}
+            assert await client.count_keys() == 23
+    await verified(mongo_url)

@@ -380,8 +380,9 @@ def test_a_rebuild_from_a_shell(service: Service, mongo_url: str, tmp_path: Path
     config.write_text(f'[stores.default]\nurl = "{mongo_url}"\nindexes = ["age", "address.city"]\n')
     with MongoClient[Any](mongo_url) as mongo:
         documents = mongo.get_default_database()["default.documents"]
-        waiting = time.monotonic() + 60
-        while documents.count_documents({}) < 3 and time.monotonic() < waiting:
+        patience = time.monotonic() + 60
+        while documents.count_documents({}) < 3:
+            assert time.monotonic() < patience, "the documents are not there after 60 s"
             time.sleep(0.01)
         documents.update_many({}, {"$set": {"x.age": -1}})
         documents.insert_one({"_id": "ghost", "version": 1, "x": {"age": 1}})

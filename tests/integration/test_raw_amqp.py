@@ -629,6 +629,7 @@ def test_describe_is_answered_on_any_route(raw: Raw, service: Service, route: st
         "limits": {"value_bytes": 2**20, "message_bytes": 4 * 2**20, "message_commands": 10_000},
         "feed": {"default": "levels"},
         "capabilities": {"default": ["erasing", "expiry", "indexes", "inspection", "transactions"]},
+        "ttl_seconds": {},
     }
 
 

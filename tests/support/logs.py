@@ -4,6 +4,7 @@ from random import Random
 from typing import Any
 
 from holdfast.events import Event, make_etag
+from holdfast.events.limits import FOREVER
 from holdfast.stores import EventStore
 
 from .commands import Operation, apply, delete, increment, patch, purge, read, request, restore, save
@@ -15,10 +16,12 @@ KEYS = (*_KEYS, "counter", "session")
 VALUES = (None, 0, 1.5, "text", [1, [2.0, None]], {"b": {"a": 1}, "a": [True, "x"]}, {"$ref": "r", "$id": 1})
 
 
-async def write_log(store: EventStore, *, commands: int, seed: int = 0, store_name: str = "default") -> None:
+async def write_log(
+    store: EventStore, *, commands: int, seed: int = 0, store_name: str = "default", lifetime: int | None = None
+) -> None:
     """Let an engine apply so many commands, in batches."""
     random, others, clock = Random(seed), Random(f"{seed} patches"), Clock()  # noqa: S311
-    engine = engine_on(store, clock)
+    engine = engine_on(store, clock, lifetime=lifetime)
     for start in range(0, commands, 10):
         clock.pass_(random.choice((0, 0.5, 60)))
         batch = []
@@ -59,7 +62,7 @@ async def _patch(random: Random, store: EventStore, id_: str, name: str) -> Oper
     if head is not None and head.exists and random.random() < 0.3:
         fields["etag"] = make_etag(head.version, head.id)
     if key == "session":
-        fields["ttl_seconds"] = random.choice((None, 1, 30, 100))
+        fields["ttl_seconds"] = random.choice((None, 1, 30, 100, FOREVER))
     match random.randrange(5):
         case 0:
             return save(key, {"n": 1}, **fields)

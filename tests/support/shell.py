@@ -57,16 +57,24 @@ def failed(done: Done, code: int, said: str) -> None:
 
 def in_shell(block: str, amqp_url: str, folder: Path) -> str:
     """Run a block as a shell does, with the command of this tree, and stop at the first that fails."""
-    (folder / "bin").mkdir(exist_ok=True)
-    command = folder / "bin/holdfast"
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m holdfast "$@"\n')
-    command.chmod(0o755)
-    variables = environment(amqp_url=amqp_url)
-    variables |= {"PATH": f"{folder / 'bin'}:{variables['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
     shell = shutil.which("sh")
     assert shell is not None
-    done = subprocess.run(
-        [shell, "-eu", "-c", block], cwd=folder, env=variables, capture_output=True, text=True, timeout=100, check=False
-    )
+    return run(shell, "-eu", "-c", block, amqp_url=amqp_url, folder=folder)
+
+
+def in_python(program: str, amqp_url: str, folder: Path) -> str:
+    """Run a program, in which a warning is an error."""
+    return run(sys.executable, "-W", "error", "-c", program, amqp_url=amqp_url, folder=folder)
+
+
+def run(*command: str, amqp_url: str, folder: Path) -> str:
+    """Run something that is to succeed, with the command of this tree on its path; gives what it prints."""
+    (folder / "bin").mkdir(exist_ok=True)
+    script = folder / "bin/holdfast"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m holdfast "$@"\n')
+    script.chmod(0o755)
+    variables = environment(amqp_url=amqp_url)
+    variables |= {"PATH": f"{folder / 'bin'}:{variables['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

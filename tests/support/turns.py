@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TypeVar
 
 from holdfast.events import Event, Record, StoreUnavailable, Topology
-from holdfast.stores import Appended, Expiry, ExpiryPage, Fence, Head, KeyPage, MemoryStore, Outcome, Transacted
+from holdfast.stores import Appended, Expiry, ExpiryPage, Fence, Head, KeyPage, MemoryStore, Outcome
 
 T = TypeVar("T")
 
@@ -130,11 +130,6 @@ class TurnStore:
                 return unknown
             case _:
                 return await self.land(records)
-
-    async def transact(
-        self, records: Sequence[Record], guards: Collection[tuple[str, int]], *, firsts: Collection[str] = ()
-    ) -> Transacted:
-        raise NotImplementedError("no test of turns has transactions")
 
     async def fence(self) -> Fence:
         return await (await self._source("fence", None)).fence()

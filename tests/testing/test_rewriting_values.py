@@ -1,45 +1,17 @@
 """Rewriting values online: migration to a schema's present version, and rotation of keys."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from support.users import AFTER, BEFORE, NEW, SCHEMA, User
 
 import holdfast
-from holdfast import Encryption, Schema
+from holdfast import Encryption
 from holdfast.client import rewrite
 from holdfast.client.encryption import sealed_with
 from holdfast.client.rewrite import NOTES, Progress, migrate, rotate_keys
 from holdfast.testing import AccessConfig, AccessRule, MemoryService
-
-
-class User(BaseModel):
-    first: str
-    last: str = ""
-
-
-def split(old: dict[str, Any]) -> dict[str, Any]:
-    first, _, last = old["name"].partition(" ")
-    return {"first": first, "last": last}
-
-
-SCHEMA = Schema(User, version=2, upcasters={1: split})
-OLD, NEW = bytes(range(32)), bytes(range(32, 64))
-BEFORE, AFTER = Encryption({"old": OLD}), Encryption({"new": NEW, "old": OLD})
-
-
-@pytest.fixture
-def service() -> Iterator[MemoryService]:
-    with MemoryService() as service:
-        yield service
-
-
-@pytest.fixture
-async def client(service: MemoryService) -> AsyncIterator[holdfast.Client]:
-    async with service.connect() as client:
-        yield client
 
 
 @pytest.fixture(autouse=True)

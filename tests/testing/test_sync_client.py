@@ -47,6 +47,7 @@ def test_a_handle_blocks_too(client: SyncClient) -> None:
     """Given a handle, when it is read, written, updated and cleared, then it shows what it would elsewhere."""
     cart = client.state("cart", list[str], default=list)
     cart.read()
+    cart.read(consistency="eventual")
     assert (cart.key, cart.exists, cart.etag, cart.version) == ("cart", False, None, 0)
     cart.value.append("apple")
     cart.write()

@@ -1,34 +1,17 @@
 """Values that expire, and patches, on a service in memory: what clients, handles and entities see of them."""
 
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from support.users import AFTER, BEFORE, NEW, OLD, SCHEMA, User
 
 import holdfast
-from holdfast import Check, Encryption, Entity, InvalidError, PersistentState, Save, Schema, persistent
+from holdfast import Check, Encryption, Entity, InvalidError, PersistentState, Save, persistent
+from holdfast.client import rewrite
 from holdfast.client.encryption import sealed_with
 from holdfast.client.rewrite import migrate, rotate_keys
 from holdfast.testing import MemoryService
-
-OLD, NEW = bytes(range(32)), bytes(range(32, 64))
-BEFORE, AFTER = Encryption({"old": OLD}), Encryption({"new": NEW, "old": OLD})
-
-
-class User(BaseModel):
-    first: str
-    last: str = ""
-
-
-def split(old: dict[str, Any]) -> dict[str, Any]:
-    first, _, last = old["name"].partition(" ")
-    return {"first": first, "last": last}
-
-
-SCHEMA = Schema(User, version=2, upcasters={1: split})
 
 
 @dataclass
@@ -41,18 +24,6 @@ class Session(Entity):
 
     cart: PersistentState[Cart] = persistent(default=Cart, ttl=timedelta(minutes=1))
     visits: PersistentState[Cart] = persistent(default=Cart)
-
-
-@pytest.fixture
-def service() -> Iterator[MemoryService]:
-    with MemoryService() as service:
-        yield service
-
-
-@pytest.fixture
-async def client(service: MemoryService) -> AsyncIterator[holdfast.Client]:
-    async with service.connect() as client:
-        yield client
 
 
 async def test_time_goes_by_as_a_test_wants(service: MemoryService, client: holdfast.Client) -> None:
@@ -168,6 +139,73 @@ async def test_what_is_sealed_anew_expires_when_it_would_have(service: MemorySer
         found = await raw.read("k")
         assert found is not None
         assert sealed_with(found.value) is not None
+
+
+async def test_handles_in_a_store_with_a_lifetime() -> None:
+    """Given a store with a lifetime, when handles write, then that counts from each write on, but where one is said."""
+    with MemoryService(ttl={"default": 60}) as service:
+        async with service.connect() as client:
+            plain, stays = client.state("plain", int, default=int), client.state("stays", int, ttl="forever")
+            stays.value = 1
+            await stays.write()
+            for _ in range(3):
+                await plain.update(lambda count: count + 1)
+                assert plain.expires_at is not None
+                service.advance(59)
+            service.advance(1)
+            await plain.read()
+            await stays.read()
+            assert (plain.exists, stays.exists, stays.expires_at) == (False, True, None)
+            async with client.activate(Session, "s") as session:
+                session.cart.value.items.append("apple")
+                session.visits.value.items.append("home")
+                await session.save()
+                assert session.cart.expires_at == session.visits.expires_at
+
+
+@pytest.mark.parametrize("encryption", [None, BEFORE], ids=["plain", "sealed"])
+async def test_what_is_rewritten_in_a_store_with_a_lifetime_keeps_its_own(encryption: Encryption | None) -> None:
+    """Given a store with a lifetime, values with one, and values that stay, when they are migrated and sealed anew,
+    then they expire when they would have, or stay.
+    """
+    with MemoryService(ttl={"default": 60}) as service:
+        async with service.connect(encryption=encryption) as client:
+            old = await client.save("user/1", {"name": "Ada Lovelace"})
+            assert old.expires_at_ms == old.updated_at_ms + 60_000
+            await client.save("user/2", {"name": "Eve Moneypenny"}, ttl="forever")
+            service.advance(10)
+            assert (await migrate(client, SCHEMA, prefix="user/")).rewritten == 2
+        async with service.connect() as raw:
+            sealer = Encryption({"new": NEW, "old": OLD}, plain="accept")
+            assert (await rotate_keys(raw, sealer)).rewritten == 2
+            one, two = await raw.read("user/1"), await raw.read("user/2")
+            assert one is not None
+            assert two is not None
+            assert (one.version, one.expires_at_ms) == (3, old.expires_at_ms)
+            assert (two.version, two.expires_at_ms) == (3, None)
+            service.advance(3600)
+            assert await raw.read("user/1") is None
+            assert await raw.read("user/2") == two
+
+
+async def test_how_far_a_rewriting_has_come_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a store with a lifetime and a run that was broken off, when that is over, then the next run goes on."""
+    monkeypatch.setattr(rewrite, "PAGE", 2)
+    monkeypatch.setattr(rewrite, "NOTE_INTERVAL", -1.0)
+
+    def crash(now: rewrite.Progress) -> None:
+        if now.looked == 4:
+            raise KeyboardInterrupt
+
+    with MemoryService(ttl={"default": 60}) as service:
+        async with service.connect() as client:
+            for number in range(6):
+                await client.save(f"user/{number}", {"name": "Ada"}, ttl="forever")
+            with pytest.raises(KeyboardInterrupt):
+                await migrate(client, SCHEMA, prefix="user/", on_progress=crash)
+            service.advance(3600)
+            progress = await migrate(client, SCHEMA, prefix="user/")
+            assert (progress.resumed, progress.looked) == (True, 6)
 
 
 async def test_what_cannot_be_rewritten_is_told(service: MemoryService, client: holdfast.Client) -> None:

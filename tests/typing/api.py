@@ -170,6 +170,8 @@ async def handles(client: Client) -> None:
     cart = client.state("user/42/cart", Cart, store="carts", default=Cart, timeout=3)
     assert_type(cart, PersistentState[Cart])
     await cart.read()
+    await cart.read(consistency="eventual")
+    await cart.read(consistency="sometimes")  # type: ignore[arg-type]
     assert_type(cart.value, Cart)
     cart.value.items.append("apple")
     cart.value = Cart(["pear"])

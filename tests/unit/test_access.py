@@ -515,7 +515,7 @@ SECRET |= {"keys", "count"}
 SECRET |= {"entries", "token", "scan", "as_of"}
 #: Told operation by operation, see test_access_transactions.py.
 BY_OPERATION = {"results"}
-OF_DESCRIBE = {"partitions", "protocol", "stores", "limits", "feed", "capabilities"}
+OF_DESCRIBE = {"partitions", "protocol", "stores", "limits", "feed", "capabilities", "ttl_seconds"}
 FREE_OF_ERRORS = {"code", "message", "field", "expected", "operation", "key"}
 SECRET_OF_ERRORS = {"actual", "winner", "current"}
 

@@ -39,6 +39,7 @@ async def test_commands_say_only_what_is_not_the_default() -> None:
     async with service.connect() as client:
         await client.increment("a")
         await client.save("c", 1, ttl=60)
+        await client.increment("a", ttl="forever")
     sent = [
         {name: value for name, value in command.items() if name not in ("v", "id", "sent_at", "deadline")}
         for command in service.commands
@@ -46,6 +47,7 @@ async def test_commands_say_only_what_is_not_the_default() -> None:
     assert sent == [
         {"op": "patch", "key": "a", "kind": "increment", "patch": {"": 1}, "return_value": True},
         {"op": "save", "key": "c", "value": 1, "ttl_seconds": 60},
+        {"op": "patch", "key": "a", "kind": "increment", "patch": {"": 1}, "return_value": True, "ttl_seconds": -1},
     ]
 
 
@@ -102,7 +104,7 @@ async def test_what_is_no_patch_is_not_sent(call: Any) -> None:
 
 @pytest.mark.parametrize(
     ("ttl", "seconds"),
-    [(1, 1), (2**31 - 1, 2**31 - 1), (timedelta(hours=1), 3600), (timedelta(days=30), 2_592_000)],
+    [(1, 1), (2**31 - 1, 2**31 - 1), (timedelta(hours=1), 3600), (timedelta(days=30), 2_592_000), ("forever", -1)],
 )
 def test_lifetimes(ttl: Any, seconds: int) -> None:
     """Given seconds or a timedelta, when it is sent, then as whole seconds."""
@@ -110,7 +112,8 @@ def test_lifetimes(ttl: Any, seconds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "ttl", [0, -1, 2**31, True, 1.0, "1", timedelta(0), timedelta(days=-1), timedelta(seconds=0.5)]
+    "ttl",
+    [0, -1, 2**31, True, 1.0, "1", "Forever", "", timedelta(0), timedelta(seconds=-1), timedelta(seconds=0.5)],
 )
 def test_no_lifetimes(ttl: Any) -> None:
     """Given what is no whole number of seconds, when it is given as a lifetime, then it is refused."""

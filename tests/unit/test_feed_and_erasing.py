@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from store_records import saved
-from support.commands import apply, checks, drops, one, purge, request, restore, save, sets, transact
+from support.commands import apply, checks, delete, drops, one, purge, request, restore, save, sets, transact
 from support.deliveries import delivery
 from support.desk import Desk, desk
 from support.engines import another_worker, engine_on
@@ -176,8 +176,9 @@ def carried_by(record: Record) -> Any:
         ([], [checks(KEY, exists=False)]),
     ],
 )
+@pytest.mark.parametrize("later", [True, False], ids=["there later", "as it was"])
 async def test_messages_of_a_transaction_go_with_its_first_key(
-    before: list[Any], operations: list[dict[str, Any]]
+    before: list[Any], operations: list[dict[str, Any]], later: bool
 ) -> None:
     """Given a transaction that carries messages, when its first key is purged, then they are nowhere in the log; a
     repeat is answered as before, and publishes nothing.
@@ -188,17 +189,46 @@ async def test_messages_of_a_transaction_go_with_its_first_key(
         made = request(whole)
         (answer,) = await apply(it.engine, made)
         assert made.receipt is not None
-        await apply(it.engine, save(KEY, "later", messages=CARRIED), save("other", "later"))
+        if later:
+            await apply(it.engine, save(KEY, "later", messages=CARRIED))
+        await apply(it.engine, save("other", "later"))
         await it.ask({"op": "purge", "id": "o", "key": "other"}, None)
         # The messages are not that key's.
-        assert [carried_by(record) for record in [one async for one in it.store.scan()]].count({"secret": 1}) == 2
-        await it.ask({"op": "purge", "id": "p", "key": KEY}, None)
+        carried = [carried_by(record) for record in [one async for one in it.store.scan()]]
+        assert carried.count({"secret": 1}) == 1 + later
+        purged = await it.ask({"op": "purge", "id": "p", "key": KEY}, None)
+        assert (purged["status"], purged["changed"]) == ("ok", True)
         records = [record async for record in it.store.scan()]
         assert [carried_by(record) for record in records] == [None] * len(records)
         assert not any("Lovelace" in str(record) for record in records if not isinstance(record, Event))
         again = request(whole, redelivered=True)
         assert await apply(engine_on(it.store), again) == [answer]
         assert again.receipt is None
+
+
+async def test_nothing_that_is_carried_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given purges of keys that never were, when it is looked for what transactions carried for them, then behind a
+    fence; and for other keys and commands it is not looked at all.
+    """
+    async with desk() as it:
+        looked: list[set[str]] = []
+        carrying = it.store.carrying
+
+        async def fenced(keys: Collection[str], *, after: Fence | None = None) -> set[str]:
+            assert after is not None
+            looked.append(set(keys))
+            return await carrying(keys, after=after)
+
+        monkeypatch.setattr(it.store, "carrying", fenced)
+        await apply(it.engine, save("a", 1), purge("a"), save("b", 1))
+        await apply(it.engine, purge("b"), save("c", 1))
+        await apply(it.engine, transact(checks("d", exists=False), messages=CARRIED))
+        assert looked == [{"a"}]
+        answers = await apply(it.engine, purge("d"), purge("e"), purge("d"), delete("d"), purge("c"))
+        assert looked[1:] == [{"d", "e"}]
+        assert [(answer["changed"], answer["version"]) for answer in answers] == [
+            (True, 1), (False, 0), (True, 2), (False, 2), (True, 2),
+        ]  # fmt: skip
 
 
 WRITES: dict[str, dict[str, Any]] = {

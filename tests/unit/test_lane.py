@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.commands import Operation, apply, brief, delete, one, read, request, requests, save
 from support.engines import another_worker, engine_on
 from support.lanes import running
+from support.loops import leaping
 from support.scripted import Proceed, ScriptedStore, as_it_is, away, lost_after, meanwhile, poisoned_by, raising
 
 from holdfast.events import Record, StoreError
@@ -93,6 +94,7 @@ async def test_answers_that_have_left_stay_with_nobody() -> None:
         assert waits == [1, 2, 3, 4, 4]
 
 
+@leaping
 async def test_waiting_for_room_is_no_fault_of_the_store() -> None:
     """Given a wait that is longer than the patience, when the store then fails once, then the lane is still patient."""
     store = await ScriptedStore.opened()
@@ -142,6 +144,7 @@ async def test_a_store_that_comes_back_in_time() -> None:
     assert await store.versions_of("k") == [1, 2]
 
 
+@leaping
 async def test_a_store_that_stays_away_ends_the_patience() -> None:
     """Given a store that stays away, when the patience is over, then the lane gives up, and nobody is answered."""
     store = await ScriptedStore.opened()
@@ -155,6 +158,7 @@ async def test_a_store_that_stays_away_ends_the_patience() -> None:
         assert lane.failed == []
 
 
+@leaping
 async def test_patience_ends_also_while_the_store_is_looked_for() -> None:
     """Given a store that is away, when the driver then looks for it without an end, then the lane gives up in time."""
     store = await ScriptedStore.opened()
@@ -172,6 +176,7 @@ async def test_patience_ends_also_while_the_store_is_looked_for() -> None:
         assert looked.is_set()
 
 
+@leaping
 async def test_a_wait_for_room_does_not_end_a_second_attempt() -> None:
     """Given a second attempt that has answers, when these wait for longer than the patience, then it goes on."""
     store = await ScriptedStore.opened()
@@ -188,6 +193,7 @@ async def test_a_wait_for_room_does_not_end_a_second_attempt() -> None:
         assert store.finished
 
 
+@leaping
 async def test_what_a_lane_leaves_open_another_one_finishes() -> None:
     """Given a lane that gave up after its append had landed, when all comes again, then it is recognised."""
     store = await ScriptedStore.opened()
@@ -272,6 +278,7 @@ async def test_what_landed_is_not_called_a_failure() -> None:
         assert [failed.command.op for failed, _ in lane.failed] == ["read"]
 
 
+@leaping
 async def test_an_outage_while_poison_is_looked_for() -> None:
     """Given a batch that is taken apart, when the store goes away in the middle for good, then the lane gives up."""
     store = await ScriptedStore.opened()

@@ -121,7 +121,7 @@ def test_names_and_limits_are_those_of_the_code() -> None:
     assert f"{limits.MAX_MESSAGES} messages, {limits.MAX_MESSAGES_BYTES // 1024} KiB" in PAGE
     assert f"{feed.MAX_LEVEL_LENGTH} characters" in PAGE
     assert f"`{feed.FEED_CONTENT_TYPE}`" in PAGE
-    assert f"1 to {limits.MAX_TTL_SECONDS:,}, or null" in PAGE
+    assert f"1 to {limits.MAX_TTL_SECONDS:,}, or {limits.FOREVER}; or null" in PAGE
     assert f"at most {limits.MAX_PATCH_OPERATIONS:,} operations" in PAGE
     assert f"numbers, 1 to {limits.MAX_PATCH_OPERATIONS:,}" in PAGE
     assert f"at most {limits.MAX_DEPTH} levels" in PAGE

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from support.commands import NOW
 from support.deliveries import RememberingBroker, delivery
-from support.loops import settle
+from support.loops import leaping, settle
 
 from holdfast.events import StoreUnavailable, Topology, partition_of
 from holdfast.stores import MemoryStore
@@ -161,7 +161,8 @@ async def test_a_drain_finishes_what_is_in_hand_and_takes_no_more() -> None:
         it.store.open_gate.clear()
         it.broker.deliver(read(1), 0)
         it.stopping.set()
-        await asyncio.sleep(0.01)
+        await settle()
+        assert it.session._draining
         it.broker.deliver(save(2), 0)
         it.broker.deliver_to_ingress(save(3))
         assert not it.running.done()
@@ -195,7 +196,8 @@ async def test_a_loss_ends_the_session_at_once(draining: bool) -> None:
         it.broker.deliver(read(1), 0)
         if draining:
             it.stopping.set()
-        await asyncio.sleep(0.01)
+        await settle()
+        assert it.session._draining is draining
 
         it.broker.lost.set_exception(BrokerLostError("scripted"))
 
@@ -561,10 +563,11 @@ async def test_a_broker_that_takes_nothing_ends_the_session() -> None:
             await asyncio.wait_for(it.running, 10)
 
 
+@leaping
 async def test_a_broker_without_another_node_is_not_looked_after() -> None:
     """Given a session without an interval for it, when time goes by, then the broker is asked nothing."""
     async with desk() as it:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(3600)
         assert it.broker.checks == 0
 
 

@@ -101,6 +101,23 @@ async def test_what_receipts_carry_goes_with_their_version(
     assert await looked_up(compactable, *others) == [0, 4, 2]
 
 
+async def test_which_keys_have_receipts_that_carry(
+    compactable: CompactableStore, capability: Callable[[EventStore, str], None]
+) -> None:
+    """Whether or not there are events; until what they carry is erased; behind a fence and without one."""
+    capability(compactable, "transactions")
+    for key in ("a", "a", "b"):
+        await carrying(compactable, key, 0)
+    await compactable.append([saved("c", 1), saved("d", 1)])
+    await carrying(compactable, "d", 1)
+    for after in (None, await compactable.fence()):
+        assert await compactable.carrying(["a", "b", "c", "d", "e"], after=after) == {"a", "b", "d"}
+        assert await compactable.carrying(["a"], after=after) == {"a"}
+        assert await compactable.carrying([], after=after) == set()
+    await compactable.strip([("a", 0, 0), ("d", 0, 0)])
+    assert await compactable.carrying(["a", "b", "c", "d", "e"]) == {"b", "d"}
+
+
 async def test_what_receipts_carry_goes_with_what_is_dropped(
     compactable: CompactableStore, capability: Callable[[EventStore, str], None]
 ) -> None:
