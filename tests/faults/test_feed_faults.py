@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -216,10 +216,19 @@ async def target(channel: aio_pika.abc.AbstractChannel, name: str = "orders", **
     return Target(queue)
 
 
-@pytest.mark.parametrize("step", [Step.APPENDING, Step.APPENDED, Step.PUBLISHING, Step.PUBLISHED])
-async def test_messages_of_a_write_survive_their_worker(cluster: Cluster, tmp_path: Path, step: Step) -> None:
-    """A worker dies between commit and publish: its successor publishes, in order, what was committed and no more."""
-    config = allow(tmp_path / "holdfast.toml", cluster.mongo_url, "orders")
+async def through_a_death(
+    cluster: Cluster,
+    folder: Path,
+    step: Step,
+    calls: Callable[[holdfast.Client], Iterable[Coroutine[Any, Any, Any]]],
+    ids: set[str],
+) -> tuple[Target, list[Any]]:
+    """Let a worker die at a step of calls whose writes carry messages, and another one do the rest.
+
+    :param ids: of the messages that have to come.
+    :returns: what has come, and the outcomes of the calls.
+    """
+    config = allow(folder / "holdfast.toml", cluster.mongo_url, "orders")
     # Without a feed the first message that is published is one that a write carries.
     worker = cluster.mortal_worker(config_file=config, feed="off")
     await asyncio.to_thread(worker.start)
@@ -230,21 +239,30 @@ async def test_messages_of_a_write_survive_their_worker(cluster: Cluster, tmp_pa
             await client.save("taken", 1)
             await cluster.until(lambda: cluster.waiting() == 0, "all acknowledged")
             worker.die_at(step)
-            saving = asyncio.gather(
-                *(client.save("k", n, id=f"save-{n}", messages=[message(n), message(n)]) for n in range(5)),
-                client.save("taken", 2, id="refused", first_write=True, messages=[message(9)]),
-                return_exceptions=True,
-            )
+            calling = asyncio.gather(*calls(client), return_exceptions=True)
             await cluster.until(lambda: not worker.running, f"death {step}")
             await asyncio.to_thread(worker.start)
-            *saved, refused = await saving
-            await it.until({f"save-{n}/{m}" for n in range(5) for m in range(2)})
+            outcomes = await calling
+            await it.until(ids)
             await cluster.until(lambda: cluster.waiting() == 0, "all acknowledged")
+    return it, outcomes
 
+
+@pytest.mark.parametrize("step", [Step.APPENDING, Step.APPENDED, Step.PUBLISHING, Step.PUBLISHED])
+async def test_messages_of_a_write_survive_their_worker(cluster: Cluster, tmp_path: Path, step: Step) -> None:
+    """A worker dies between commit and publish: its successor publishes, in order, what was committed and no more."""
+
+    def calls(client: holdfast.Client) -> Iterable[Coroutine[Any, Any, Any]]:
+        for n in range(5):
+            yield client.save("k", n, id=f"save-{n}", messages=[message(n), message(n)])
+        yield client.save("taken", 2, id="refused", first_write=True, messages=[message(9)])
+
+    wanted = {f"save-{n}/{m}" for n in range(5) for m in range(2)}
+    it, (*saved, refused) = await through_a_death(cluster, tmp_path, step, calls, wanted)
     assert [entry.version for entry in saved if isinstance(entry, holdfast.Entry)] == [1, 2, 3, 4, 5]
     assert isinstance(refused, holdfast.ConflictError)
     ids = [str(each.message_id) for each in it.messages]
-    assert sorted(set(ids)) == sorted(f"save-{n}/{m}" for n in range(5) for m in range(2))
+    assert set(ids) == wanted
     firsts = list(dict.fromkeys(ids))
     assert firsts == sorted(firsts), "messages of one key came in another order than its versions"
     for each in it.messages:
@@ -258,34 +276,19 @@ async def test_messages_of_a_write_survive_their_worker(cluster: Cluster, tmp_pa
 @pytest.mark.parametrize("step", [Step.APPENDING, Step.COMMITTING, Step.APPENDED, Step.PUBLISHING, Step.PUBLISHED])
 async def test_messages_of_a_transaction_survive_their_worker(cluster: Cluster, tmp_path: Path, step: Step) -> None:
     """A worker dies around a commit: what was committed is published, in the order of its first key, and no more."""
-    config = allow(tmp_path / "holdfast.toml", cluster.mongo_url, "orders")
-    worker = cluster.mortal_worker(config_file=config, feed="off")
-    await asyncio.to_thread(worker.start)
-    async with await aio_pika.connect(cluster.amqp_url) as connection:
-        it = await target(await connection.channel())
-        await it.queue.consume(it.take, no_ack=True)
-        async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
-            await client.save("taken", 1)
-            await cluster.until(lambda: cluster.waiting() == 0, "all acknowledged")
-            worker.die_at(step)
 
-            def both(number: int, *more: holdfast.Step) -> Coroutine[Any, Any, Any]:
-                steps = [holdfast.Save("a", number), holdfast.Save(f"b/{number}", number), *more]
-                return client.transact(steps, id=f"t-{number}", messages=[message(number), message(number)])
+    def calls(client: holdfast.Client) -> Iterable[Coroutine[Any, Any, Any]]:
+        def both(number: int, *more: holdfast.Step) -> Coroutine[Any, Any, Any]:
+            steps = [holdfast.Save("a", number), holdfast.Save(f"b/{number}", number), *more]
+            return client.transact(steps, id=f"t-{number}", messages=[message(number), message(number)])
 
-            saving = asyncio.gather(
-                both(0),
-                client.save("a", 1, id="t-1", messages=[message(1), message(1)]),
-                both(2),
-                both(9, holdfast.Check("taken", exists=False)),
-                return_exceptions=True,
-            )
-            await cluster.until(lambda: not worker.running, f"death {step}")
-            await asyncio.to_thread(worker.start)
-            first, second, third, refused = await saving
-            await it.until({f"t-{n}/{m}" for n in range(3) for m in range(2)})
-            await cluster.until(lambda: cluster.waiting() == 0, "all acknowledged")
+        yield both(0)
+        yield client.save("a", 1, id="t-1", messages=[message(1), message(1)])
+        yield both(2)
+        yield both(9, holdfast.Check("taken", exists=False))
 
+    wanted = {f"t-{n}/{m}" for n in range(3) for m in range(2)}
+    it, (first, second, third, refused) = await through_a_death(cluster, tmp_path, step, calls, wanted)
     assert isinstance(second, holdfast.Entry)
     assert isinstance(first, list)
     assert isinstance(third, list)
