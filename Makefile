@@ -14,6 +14,7 @@ demo: ## real flights through real servers, and a worker killed on the way; ALL=
 	@$(PYTHON) -m examples.flights $(if $(filter-out 0,$(ALL)),--all)
 
 # Tests wait for servers more than they compute, so more of them than there are cores; a file's tests share its servers.
+# Files begin in the order of their folders. By default those with the fewest tests come last, and these are the longest.
 PROCESSES = 3
 
 test: ## run the tests on real servers; PYTEST_ARGS='-k watch -x' to choose, PROCESSES=0 for one after another

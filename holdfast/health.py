@@ -26,4 +26,8 @@ def check_health(path: Path) -> str:
         raise Unavailable(f"worker {state.get('name')} has not written for {age:.0f} s")
     if not state.get("ready"):
         raise Unavailable(f"worker {state.get('name')} is not ready: broker or store are away")
+    if held_at := state.get("feed_held_at"):
+        # It works, so this is no reason to replace it.
+        places = ", ".join(held_at)
+        return f"worker {state.get('name')} is ready; a queue that gets {places} holds up its change feed: see its log"
     return f"worker {state.get('name')} is ready"

@@ -7,22 +7,15 @@ keep acknowledgements from draining the queues.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import aio_pika
 import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import (
-    ChannelClosed,
-    ChannelInvalidStateError,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    DeliveryError,
-)
+from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import ChannelAccessRefused
 from pamqp.commands import Basic
 from yarl import URL
 
@@ -44,9 +37,10 @@ from ..reasons import reason_of
 from .burial import burial_headers, replayed
 from .delivery import Delivery
 from .options import WorkerOptions
+from .outlets import Outlets, answer_to
 from .ownership import priority
 from .properties import read_what_is_readable
-from .publisher import Publication, RefusedError
+from .publication import Publication, RefusedError, SilentError
 
 T = TypeVar("T")
 
@@ -122,9 +116,10 @@ class AmqpBroker:
         if url.user is not None:
             self._may_publish_as[url.user] = True
         self._trying = asyncio.Lock()
-        #: For messages that writes carry: the channel, and exchanges that have taken one.
-        self._outgoing: AbstractChannel | None = None
-        self._takers: set[str] = set()
+        #: Channels that are being closed, and not waited for.
+        self._leaving: set[asyncio.Task[None]] = set()
+        #: By the first word of routing keys: the streams that are bound by it.
+        self._streams: dict[str, str] = {}
         #: Tells whether there is room for more messages. To be set before the first one is consumed.
         self.valve: Valve | None = None
         #: Whether others may be better owners of partitions. To be set before, too.
@@ -161,6 +156,9 @@ class AmqpBroker:
         await self._inbound.set_qos(prefetch_count=self._options.prefetch, timeout=TIMEOUT)
         self._replies = await self._channel(self._publishing, publisher_confirms=False)
         self._confirmed = await self._channel(self._publishing, publisher_confirms=True, on_return_raises=True)
+        self._outlets = Outlets(
+            self._publishing, certain=self._unless_stuck, has_alarm=lambda: self.has_alarm, leaving=self._leaving
+        )
         inbound = await self._inbound.get_underlay_channel()
         # The broker may cancel a consumer (its queue was deleted, its node left): nothing else would notice.
         inbound.on_consumer_cancel_callbacks.add(
@@ -214,8 +212,9 @@ class AmqpBroker:
                     # It is cut off in whole segments.
                     "x-stream-max-segment-size-bytes": max(1_000_000, min(100_000_000, feed.stream_max_bytes // 10)),
                 }
-                key = f"{routing_word(store)}.*"
-                await self._declare_queue(stream_queue(store), stream, bind_to=EVENTS, routing_key=key)
+                word = routing_word(store)
+                await self._declare_queue(stream_queue(store), stream, bind_to=EVENTS, routing_key=f"{word}.*")
+                self._streams[word] = stream_queue(store)
 
     async def _declare_exchange(self, name: str, kind: aio_pika.ExchangeType, arguments: dict[str, Any]) -> None:
         async with asyncio.timeout(TIMEOUT):
@@ -299,54 +298,45 @@ class AmqpBroker:
         """Whether the broker has said that it takes no messages until further notice."""
         return self._publishing_line.has_alarm
 
-    async def tell(self, publication: Publication) -> None:
+    async def tell(self, publication: Publication, patience: float) -> None:
         """Publish to an exchange that others read, and wait for the confirm.
 
         :raises RefusedError: if the broker does not take it.
+        :raises SilentError: if it neither takes nor refuses it for so many seconds.
         """
-        message = aio_pika.Message(
+        with translated("publishing", passing=(RefusedError,)):
+            await self._outlets.tell((publication, self._told(publication)), patience)
+
+    async def ask(self, publication: Publication, patience: float) -> None:
+        """As ``tell``, but hold up nothing else with it."""
+        with translated("publishing", passing=(RefusedError,)):
+            await self._outlets.ask((publication, self._told(publication)), patience)
+
+    async def keep(self, publications: Sequence[Publication]) -> None:
+        """Put messages of the change feed into the streams to which they would come by the exchange, in order, and
+        wait for the confirms. Where there is no stream, nothing is done.
+        """
+        kept = [(each, stream) for each in publications if (stream := self._stream_of(each)) is not None]
+        keeping = [self._publish_confirmed(self._confirmed, self._told(each), stream) for each, stream in kept]
+        with translated("publishing into a stream"):
+            for (_, stream), result in zip(kept, await asyncio.gather(*keeping, return_exceptions=True), strict=True):
+                if isinstance(result, DeliveryError):
+                    log.warning("the stream %s does not take an event, or is not there: %r", stream, result)
+                elif isinstance(result, BaseException):
+                    raise result
+
+    def _stream_of(self, publication: Publication) -> str | None:
+        store, dot, _ = publication.routing_key.partition(".")
+        return self._streams.get(store) if dot else None
+
+    def _told(self, publication: Publication) -> aio_pika.Message:
+        return aio_pika.Message(
             publication.body,
             content_type=publication.content_type,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             message_id=publication.message_id or self._message_id(),
             headers=dict(publication.headers),
         )
-        with translated("publishing", passing=(RefusedError,)):
-            if publication.exchange == EVENTS:
-                await self._hand_over(self._confirmed, publication, message)
-            elif publication.exchange in self._takers and self._outgoing is not None:
-                try:
-                    await self._hand_over(self._outgoing, publication, message)
-                except (ChannelClosed, ChannelInvalidStateError):
-                    # One of those on this channel is at fault, or its exchange is gone since. Each by itself now.
-                    self._takers.clear()
-                    await self._publish_on_trial(publication, message)
-            else:
-                await self._publish_on_trial(publication, message)
-
-    async def _publish_on_trial(self, publication: Publication, message: aio_pika.Message) -> None:
-        """Publish on a channel that nothing else depends on: the broker closes it if it does not like the exchange."""
-        async with self._trying:
-            opening = self._publishing.channel(publisher_confirms=True)
-            channel = await self._unless_stuck(asyncio.ensure_future(opening))
-            try:
-                await self._hand_over(channel, publication, message)
-            except (ChannelNotFoundEntity, ChannelAccessRefused) as refused:
-                raise RefusedError(str(refused)) from None
-            if self._outgoing is None or self._outgoing.is_closed:
-                self._outgoing = channel
-            else:
-                await channel.close()
-            self._takers.add(publication.exchange)
-
-    async def _hand_over(self, channel: AbstractChannel, publication: Publication, message: aio_pika.Message) -> None:
-        exchange = await channel.get_exchange(publication.exchange, ensure=False)
-        # To nobody, if nobody has bound a queue: that is what exchanges are for.
-        publishing = exchange.publish(message, publication.routing_key, mandatory=False)
-        try:
-            await self._unless_stuck(asyncio.ensure_future(publishing))
-        except DeliveryError as refused:
-            raise RefusedError(f"a queue does not take it: {refused!r}") from None
 
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str, again: bool = False) -> None:
         """Put a body into the dead letter queue, with the reason and what it takes to send it again in the headers.
@@ -400,7 +390,7 @@ class AmqpBroker:
         """Forward on a channel of its own, since the broker closes the channel if the account may not."""
         author = message.user_id
         opening = self._publishing.channel(publisher_confirms=True, on_return_raises=True)
-        channel = await self._unless_stuck(asyncio.ensure_future(opening))
+        channel = await self._unless_stuck(opening)
         try:
             await self._publish_confirmed(channel, message, queue)
         except ChannelPreconditionFailed as refused:
@@ -414,26 +404,20 @@ class AmqpBroker:
         await channel.close()
 
     async def _publish_confirmed(self, channel: AbstractChannel, message: aio_pika.Message, queue: str) -> None:
-        publishing = channel.default_exchange.publish(message, queue, mandatory=True)
-        await self._unless_stuck(asyncio.ensure_future(publishing))
+        await self._unless_stuck(channel.default_exchange.publish(message, queue, mandatory=True))
 
-    async def _unless_stuck(self, work: asyncio.Future[T]) -> T:
+    async def _unless_stuck(self, work: Awaitable[T]) -> T:
         """Wait for an answer to something that is published, for as long as an alarm lasts.
 
-        :raises TimeoutError: if there is none, and no alarm that explains it.
+        :raises TimeoutError: if there is none, and no alarm that explains it. The session is over then.
         """
         try:
-            while not work.done():
-                await asyncio.wait({work}, timeout=CONFIRM_TIMEOUT)
-                if not work.done() and not self.has_alarm:
-                    # Nor would there be one to a goodbye.
-                    for line in self._lines:
-                        line.cut()
-                    raise TimeoutError(f"no answer for {CONFIRM_TIMEOUT:g} s")
-            return work.result()
-        finally:
-            work.add_done_callback(lambda task: task.cancelled() or task.exception())
-            work.cancel()
+            return await answer_to(asyncio.ensure_future(work), CONFIRM_TIMEOUT, lambda: self.has_alarm)
+        except SilentError as silence:
+            # Nor would there be one to a goodbye.
+            for line in self._lines:
+                line.cut()
+            raise TimeoutError(str(silence)) from None
 
     async def check(self) -> None:
         """Return if a message can be put into a queue: the broker is there, and so are enough of its nodes.
@@ -481,3 +465,6 @@ class AmqpBroker:
         elif not self.lost.cancelled():
             self.lost.exception()
         await asyncio.gather(*(line.hang_up() for line in self._lines))
+        for closing in list(self._leaving):
+            closing.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)

@@ -10,7 +10,8 @@ from ..events import Event, OutboxMessage, Receipt
 from ..events.feed import FEED_CONTENT_TYPE, FeedMode, cloud_event, level_of, notice_key, routing_key
 from ..events.limits import REPLY_MESSAGE_BYTES
 from ..events.topology import EVENTS, FEED_HEADER, KEY_HEADER, RESERVED_PREFIX, STORE_HEADER, VERSION_HEADER
-from .publisher import Letter, Publication
+from .publication import Letter, Publication
+from .publisher import FEED_PATIENCE
 
 #: Values of the header that tells messages of the feed apart.
 EVENTS_KIND: Final = "events"
@@ -37,6 +38,8 @@ class FeedsConfig(FeedConfig):
 
     #: Of stores that differ; what is not said there has its default, and not what the others have.
     stores: dict[str, FeedConfig] = {}
+    #: Seconds for which commands wait for a queue of others that neither takes nor refuses an event.
+    patience: Annotated[float, Field(gt=0, le=3600)] = FEED_PATIENCE
 
     def of(self, store: str) -> FeedConfig:
         """The feed of a store."""

@@ -17,7 +17,8 @@ import orjson
 from ..events.limits import REPLY_MESSAGE_BYTES
 from .budget import Budget
 from .delivery import Acknowledger, Delivery
-from .publisher import Publication, Publisher
+from .publication import Publication
+from .publisher import Publisher
 
 Wire = dict[str, Any]
 

@@ -59,7 +59,7 @@ class Worker:
             raise StoreConfigError("a worker needs at least one store")
         self._options = options = replace(options, stores=tuple(sorted(stores)))
         self._stores = stores
-        self._publisher = Publisher()
+        self._publisher = Publisher(feed_patience=options.feed.patience)
         self._main = stores.get(DEFAULT_STORE) or next(iter(stores.values()))
         urls = amqp_urls(options.amqp_url)
         # In any order, so that not all workers go to the first node; after a loss to the next.
@@ -235,7 +235,13 @@ class Worker:
         temporary = path.with_name(path.name + ".new")
         while True:
             ready = self.ready.is_set() and self._clock.silence < self._options.store_patience
-            state = {"ready": ready, "pid": os.getpid(), "name": self._options.name, "time": time.time()}
+            state = {
+                "ready": ready,
+                "pid": os.getpid(),
+                "name": self._options.name,
+                "time": time.time(),
+                "feed_held_at": self._publisher.detour.held_at,
+            }
             temporary.write_text(json.dumps(state))
             temporary.replace(path)
             self._news.clear()

@@ -7,12 +7,12 @@ connections; commands are acknowledged when that has happened, so that a crash h
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-from ..events import HoldfastError
+from ..events.topology import EVENTS
 from .delivery import Delivery
+from .detour import Detour, DetourBroker
+from .publication import Publication, RefusedError, SilentError
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,14 @@ log = logging.getLogger(__name__)
 ROUND: Final = 64
 #: Seconds between attempts to publish what the broker refuses.
 PAUSES: Final = (0.1, 0.5, 1.0)
+#: Seconds for a confirm of the change feed, unless the operator says otherwise. Then it goes on without.
+FEED_PATIENCE: Final = 5.0
+#: Seconds for a confirm of a message that a write carried …
+PATIENCE: Final = 10.0
+#: … and of either while another one is not answered, or was not lately.
+SHORT_PATIENCE: Final = 1.0
+#: Seconds for which an exchange is not tried at all behind which a queue did not answer.
+SILENCE: Final = 10.0
 #: Seconds for which a place that has refused a message is not asked again and again.
 DOUBT: Final = 60.0
 #: Places of one exchange that are asked again in that time; more are taken at their word. A full queue, or an exchange
@@ -29,43 +37,8 @@ INSISTENCE: Final = 4
 REFUSED_REASON: Final = "outbox_refused"
 
 
-class RefusedError(HoldfastError):
-    """The broker does not take a message: its exchange is missing, or a queue is full, or the account may not."""
-
-
-class Letter(NamedTuple):
-    """What goes to the dead letter queue in the place of a message."""
-
-    delivery: Delivery
-    body: bytes
-
-
-@dataclass(slots=True, eq=False)
-class Publication:
-    """One message."""
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    content_type: str
-    headers: Mapping[str, Any]
-    message_id: str | None = None
-    #: Those of one line follow one another: each is published when the one before it is confirmed.
-    line: tuple[str, str] | None = None
-    #: None if nothing is lost with it for good.
-    letter: Letter | None = None
-    #: What is published in its place, and in that of all like it, if there is no room for it.
-    instead: "Publication | None" = None
-
-
-class PublishingBroker(Protocol):
+class PublishingBroker(DetourBroker, Protocol):
     """What the publisher needs of the broker."""
-
-    async def tell(self, publication: Publication) -> None:
-        """Publish with a confirm.
-
-        :raises RefusedError: if the broker does not take it.
-        """
 
     async def bury(self, delivery: Delivery, body: bytes, *, reason: str, detail: str, again: bool = False) -> None:
         """Publish to the dead letter queue and wait for the confirm; with ``again`` also what was replayed from it."""
@@ -74,7 +47,12 @@ class PublishingBroker(Protocol):
 class Publisher:
     """Publishes what it is given, in that order. One session after another runs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, feed_patience: float = FEED_PATIENCE) -> None:
+        """Make one.
+
+        :param feed_patience: seconds for a confirm of the change feed, until it goes on without.
+        """
+        self._feed_patience = feed_patience
         self._waiting: deque[Publication] = deque()
         #: How many were given, and how many of them are done, since the beginning.
         self.given = 0
@@ -91,6 +69,10 @@ class Publisher:
         self._refused: dict[tuple[str, str], float] = {}
         #: Of each exchange: since when places of it are counted that are asked again, and how many were.
         self._insisted: dict[str, tuple[float, int]] = {}
+        #: Exchanges by which a message got no answer, and when.
+        self._silent: dict[str, float] = {}
+        #: Has to be run, too.
+        self.detour = Detour(on_news=self._wake.set)
 
     def put(self, publication: Publication) -> None:
         """Put a message behind those that wait."""
@@ -124,8 +106,13 @@ class Publisher:
 
     async def run(self, broker: PublishingBroker) -> None:
         """Publish for ever. An error of the broker ends it."""
+        detour = self.detour
         while True:
-            if self._owed and (not self._waiting or self.done >= self._owed_behind):
+            if missed := detour.missed(ROUND):
+                await self._tell_missed(broker, missed)
+            elif detour.notices:
+                self.owe(detour.notices.popitem()[1])
+            elif self._owed and (not self._waiting or self.done >= self._owed_behind):
                 await self._publish_owed(broker)
             elif self._waiting:
                 some = self._next()
@@ -158,20 +145,84 @@ class Publisher:
             some.append(publication)
         return some
 
+    async def _tell_missed(self, broker: PublishingBroker, missed: list[Publication]) -> None:
+        for publication, result in zip(missed, await self._tell(broker, missed), strict=True):
+            if isinstance(result, SilentError):
+                # It stays, and so do those behind it.
+                self.detour.begin(publication, result)
+                return
+            self.detour.told(publication)
+
     async def _publish(self, broker: PublishingBroker, some: list[Publication]) -> None:
+        held = [publication for publication in some if self._is_held(publication)]
+        if held:
+            await self._pass_by(broker, held)
+            some = [publication for publication in some if publication not in held]
+        silent: list[Publication] = []
+        for publication, result in zip(some, await self._tell(broker, some), strict=True):
+            if isinstance(result, SilentError):
+                silent.append(publication)
+                self._note_silence(publication, result)
+            elif result is not None:
+                await self._insist(broker, publication, result)
+        await self._pass_by(broker, silent)
+
+    def _is_held(self, publication: Publication) -> bool:
+        if publication.exchange == EVENTS:
+            return self.detour.holds(publication)
+        return self._since_silence(publication.exchange) < SILENCE
+
+    def _since_silence(self, exchange: str) -> float:
+        return asyncio.get_running_loop().time() - self._silent.get(exchange, -DOUBT)
+
+    def _patience(self, publication: Publication) -> float:
+        if publication.exchange == EVENTS:
+            return SHORT_PATIENCE if self.detour.held_at else self._feed_patience
+        return SHORT_PATIENCE if self._since_silence(publication.exchange) < DOUBT else PATIENCE
+
+    def _note_silence(self, publication: Publication, silence: SilentError) -> None:
+        exchange = publication.exchange
+        if exchange == EVENTS:
+            self.detour.begin(publication, silence)
+            return
+        if self._since_silence(exchange) >= DOUBT:
+            log.warning(
+                "a queue has neither taken nor refused a message to %r, routing key %r: %s. Writes that carry messages "
+                "there go to the dead letters until it is back; all others go on",
+                exchange,
+                publication.routing_key,
+                silence,
+            )
+        self._silent[exchange] = asyncio.get_running_loop().time()
+
+    async def _pass_by(self, broker: PublishingBroker, silent: list[Publication]) -> None:
+        """Go on without those who do not answer: neither commands nor others wait for them any longer."""
+        events = [publication for publication in silent if publication.exchange == EVENTS]
+        if events:
+            await self.detour.keep(broker, events)
+        await asyncio.gather(*(self._bury(broker, each, "neither taken nor refused in time") for each in silent))
+
+    async def _tell(self, broker: PublishingBroker, some: list[Publication]) -> list[RefusedError | None]:
+        """Publish side by side, and say what was not taken."""
         # One connection takes them in the order in which they begin.
-        tasks = [asyncio.ensure_future(broker.tell(publication)) for publication in some]
+        tasks = [asyncio.ensure_future(broker.tell(each, self._patience(each))) for each in some]
         try:
             results = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for task in tasks:
                 task.cancel()
+        refusals: list[RefusedError | None] = []
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, RefusedError):
                 raise result
-        for publication, result in zip(some, results, strict=True):
-            if isinstance(result, RefusedError):
-                await self._insist(broker, publication, result)
+            refusals.append(result)
+        return refusals
+
+    async def _bury(self, broker: PublishingBroker, publication: Publication, why: object) -> None:
+        if publication.letter is not None:
+            delivery, body = publication.letter
+            place = publication.exchange, publication.routing_key
+            await broker.bury(delivery, body, reason=REFUSED_REASON, detail=f"{place}: {why}", again=True)
 
     def _may_insist(self, exchange: str, now: float) -> bool:
         since, times = self._insisted.get(exchange, (now, 0))
@@ -188,7 +239,7 @@ class Publisher:
             for pause in PAUSES:
                 await asyncio.sleep(pause)
                 try:
-                    await broker.tell(publication)
+                    await broker.tell(publication, self._patience(publication))
                 except RefusedError as again:
                     refusal = again
                 else:
@@ -198,6 +249,4 @@ class Publisher:
                 self._refused.clear()
             self._refused[place] = clock()
             log.warning("a message to %r, routing key %r, is given up: %s", *place, refusal)
-        if publication.letter is not None:
-            delivery, body = publication.letter
-            await broker.bury(delivery, body, reason=REFUSED_REASON, detail=f"{place}: {refusal}", again=True)
+        await self._bury(broker, publication, refusal)

@@ -41,7 +41,8 @@ from .lane import Lane
 from .options import WorkerOptions
 from .outbox import Outbox, Wire
 from .ports import SessionBroker
-from .publisher import Letter, Publication, Publisher
+from .publication import Letter, Publication
+from .publisher import Publisher
 from .queries import SEARCHERS, Queries
 from .sweep import Sweeper
 from .watching import READERS as WATCH_READERS
@@ -212,6 +213,7 @@ class Session:
             self._beside(self._outbox.run())
             self._beside(self._outbox.run_published())
             self._beside(self._publisher.run(broker))
+            self._beside(self._publisher.detour.run(broker))
             if self._suspects is not None:
                 # The process before may have been killed while it had an alarm, and acknowledged what it had not told.
                 self._give_notice()

@@ -2,13 +2,13 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..amqp import Valve
 from ..events.topology import HOP_HEADER, SWEEP_HEADER
 from ..worker.delivery import Delivery
-from ..worker.publisher import Publication
+from ..worker.publication import Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,16 @@ class MemoryBroker:
         """Bring a reply to its link; our links match by command id."""
         self._answer(to, body)
 
-    async def tell(self, publication: Publication) -> None:
+    async def tell(self, publication: Publication, patience: float) -> None:  # noqa: ARG002
         """Bring a message of the change feed to those who follow it. Of other exchanges there are none here."""
         self._tell(publication)
+
+    async def ask(self, publication: Publication, patience: float) -> None:
+        """As ``tell``."""
+        await self.tell(publication, patience)
+
+    async def keep(self, publications: Sequence[Publication]) -> None:
+        """There are no streams here."""
 
     async def bury(
         self,

@@ -16,7 +16,7 @@ from ..stores import MemoryStore
 from ..worker import AccessConfig, Engine, WorkerOptions
 from ..worker.access import OPEN
 from ..worker.feed import FeedsConfig
-from ..worker.publisher import Publication
+from ..worker.publication import Publication
 from ..worker.session import Session
 from .broker import DeadLetter, MemoryBroker
 from .clock import Clock

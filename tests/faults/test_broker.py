@@ -10,6 +10,7 @@ import orjson
 import pytest
 from support.cluster import PARTITIONS, Cluster
 from support.load import Load, check_log, read_log
+from support.stuck import stuck
 
 import holdfast
 from chaos.faults.broker import broker_faults
@@ -257,18 +258,6 @@ def alarmed(rabbit: RabbitServer | RabbitCluster) -> Iterator[None]:
         rabbit.eval(f"ok = {limit}({{absolute, 1 bsl 30}})")
 
 
-@contextlib.contextmanager
-def stuck(cluster: Cluster, partition: int) -> Iterator[None]:
-    """The queue of a partition confirms nothing and delivers nothing, like one whose majority is out of reach."""
-    queue = f'rabbit_misc:r(<<"{cluster.vhost}">>, queue, <<"{partition_queue(partition)}">>)'
-    leader = f"begin {{ok, Q}} = rabbit_amqqueue:lookup({queue}), whereis(element(1, amqqueue:get_pid(Q))) end"
-    cluster.rabbit.eval(f"ok = sys:suspend({leader})")
-    try:
-        yield
-    finally:
-        cluster.rabbit.eval(f"ok = sys:resume({leader})")
-
-
 async def test_a_client_does_not_wait_for_ever_for_a_confirm(
     on_fragile_rabbit: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,7 +267,7 @@ async def test_a_client_does_not_wait_for_ever_for_a_confirm(
     await cluster.start()
     async with holdfast.connect(cluster.amqp_url, timeout=60) as client:
         assert (await client.save("k", 1)).version == 1
-        with stuck(cluster, partition_of("default", "k", PARTITIONS)):
+        with stuck(cluster, partition_queue(partition_of("default", "k", PARTITIONS))):
             saving = asyncio.create_task(client.save("k", 2))
             await cluster.until(lambda: caplog.text.count("no confirm for") == 2, "two connections given up")
             assert not saving.done()
@@ -403,7 +392,7 @@ async def test_a_worker_finds_out_that_the_broker_takes_nothing(
         await checking
         assert not opened.lost.done()
 
-        with stuck(cluster, 0):
+        with stuck(cluster, partition_queue(0)):
             with pytest.raises(BrokerLostError, match="checking the broker"):
                 await opened.check()
             with pytest.raises(BrokerLostError, match="closed"):

@@ -2,12 +2,13 @@
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from holdfast.worker.delivery import Delivery
-from holdfast.worker.publisher import Publication
+from holdfast.worker.publication import Publication
 
 _tags = itertools.count(1)
 
@@ -41,6 +42,7 @@ class RememberingBroker:
         self.sizes: list[int] = []
         self.buried: list[tuple[bytes, str, str]] = []
         self.published: list[Publication] = []
+        self.kept: list[Publication] = []
         self.open = set(range(1, tags + 1))
         self.acknowledged: list[int] = []
         #: Messages about what has expired: store, partition and body.
@@ -61,11 +63,19 @@ class RememberingBroker:
         self.sizes.append(len(body))
         self.replies.append((to, correlation_id, orjson.loads(body)))
 
-    async def tell(self, publication: Publication) -> None:
+    async def tell(self, publication: Publication, patience: float) -> None:  # noqa: ARG002
         """Publish to an exchange that others read."""
         if self.fails_at == "publish":
             raise ConnectionError("scripted: the connection is gone at publish")
         self.published.append(publication)
+
+    async def ask(self, publication: Publication, patience: float) -> None:
+        """As ``tell``."""
+        await self.tell(publication, patience)
+
+    async def keep(self, publications: Sequence[Publication]) -> None:
+        """Put into streams."""
+        self.kept += publications
 
     async def bury(
         self,

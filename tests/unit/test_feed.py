@@ -33,7 +33,7 @@ from holdfast.worker.feed import (
     notice,
     outbox_publications,
 )
-from holdfast.worker.publisher import Letter, Publication
+from holdfast.worker.publication import Letter, Publication
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
 
@@ -187,6 +187,14 @@ def test_wrong_feeds(wrong: dict[str, object]) -> None:
     """Given a setting that says nothing, when it is read, then it is refused."""
     with pytest.raises(ValidationError):
         FeedConfig.model_validate(wrong)
+
+
+def test_the_patience_of_the_feed() -> None:
+    """Given seconds for which commands wait for silent queues, when they are none, then they are refused."""
+    assert FeedsConfig.model_validate({"patience": 2}).patience == 2
+    for wrong in (0, -1, 3601, float("nan")):
+        with pytest.raises(ValidationError):
+            FeedsConfig.model_validate({"patience": wrong})
 
 
 @pytest.mark.parametrize(

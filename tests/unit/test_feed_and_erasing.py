@@ -18,7 +18,7 @@ from holdfast.events import ChangesCommand, Event, OutboxMessage, Receipt, Recor
 from holdfast.events.feed import cloud_event, decode_feed
 from holdfast.stores import Fence
 from holdfast.worker.feed import OutboxConfig, feed_publications
-from holdfast.worker.publisher import Publication
+from holdfast.worker.publication import Publication
 from holdfast.worker.watching import changes_page, watch_page
 
 CARRIED = (OutboxMessage(exchange="orders", body={"secret": 1}),)
@@ -243,9 +243,9 @@ async def test_nothing_is_erased_that_is_still_to_be_published(op: str, monkeypa
     async with desk() as it:
         gate, tell = asyncio.Event(), it.broker.tell
 
-        async def slow(publication: Publication) -> None:
+        async def slow(publication: Publication, patience: float) -> None:
             await gate.wait()
-            await tell(publication)
+            await tell(publication, patience)
 
         monkeypatch.setattr(it.broker, "tell", slow)
         monkeypatch.setattr(it.session._intake, "_outbox_rules", OutboxConfig(exchanges=["orders"]))

@@ -11,7 +11,8 @@ from support.loops import leaping, settle
 from holdfast.worker import outbox as outbox_module
 from holdfast.worker.feed import notice
 from holdfast.worker.outbox import Outbox
-from holdfast.worker.publisher import Letter, Publication, Publisher
+from holdfast.worker.publication import Letter, Publication
+from holdfast.worker.publisher import Publisher
 
 
 class Exchange(RememberingBroker):
@@ -22,11 +23,11 @@ class Exchange(RememberingBroker):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def tell(self, publication: Publication) -> None:
+    async def tell(self, publication: Publication, patience: float) -> None:
         """Take a message."""
         await self.gate.wait()
         self.said.append(("publish", publication.body))
-        await super().tell(publication)
+        await super().tell(publication, patience)
 
 
 @asynccontextmanager

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from support.deliveries import RememberingBroker, delivery
 from support.loops import leaping
 
-from holdfast.worker.publisher import DOUBT, INSISTENCE, PAUSES, ROUND, Letter, Publication, Publisher, RefusedError
+from holdfast.worker.publication import Letter, Publication, RefusedError
+from holdfast.worker.publisher import DOUBT, INSISTENCE, PAUSES, ROUND, Publisher
 
 
 class Exchange(RememberingBroker):
@@ -20,13 +21,13 @@ class Exchange(RememberingBroker):
         self.gate.set()
         self._refuses = refuses
 
-    async def tell(self, publication: Publication) -> None:
+    async def tell(self, publication: Publication, patience: float) -> None:
         """Take a message."""
         self.attempts.append(publication.body.decode())
         await self.gate.wait()
         if self._refuses(publication):
             raise RefusedError("scripted: full")
-        await super().tell(publication)
+        await super().tell(publication, patience)
 
     @property
     def bodies(self) -> list[str]:
@@ -178,8 +179,8 @@ async def test_what_is_owed_does_not_wait_for_silence() -> None:
     publisher, broker = Publisher(), Exchange()
 
     class Busy(Exchange):
-        async def tell(self, told: Publication) -> None:
-            await super().tell(told)
+        async def tell(self, told: Publication, patience: float) -> None:
+            await super().tell(told, patience)
             if told.routing_key != "owed" and len(self.published) < 1000:
                 publisher.put(publication("more"))
 
