@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import holdfast
 from holdfast.local import Server
 from holdfast.local.process import load_state, save_state
 
+from .cluster import patiently
 from .history import Recorder
 from .line import RawLine
 from .plan import Plan
@@ -103,7 +104,7 @@ async def _run(config: dict[str, Any]) -> None:
     async with contextlib.AsyncExitStack() as stack:
         recorder = stack.enter_context(Recorder(history))
         clients = tuple(
-            [await stack.enter_async_context(_connect(options, f"{options.name}-{number}")) for number in range(2)]
+            [await stack.enter_async_context(_connected(options, f"{options.name}-{number}")) for number in range(2)]
         )
         line = RawLine(options.amqp_url)
         beside = [asyncio.ensure_future(line.run())]
@@ -155,8 +156,19 @@ async def _run(config: dict[str, Any]) -> None:
         write(ready=False)
 
 
-def _connect(options: ClientOptions, name: str) -> holdfast.Client:
-    return holdfast.connect(options.amqp_url, name=name, max_in_flight=MAX_IN_FLIGHT, timeout=30)
+@contextlib.asynccontextmanager
+async def _connected(options: ClientOptions, name: str) -> AsyncIterator[holdfast.Client]:
+    async def attempt() -> holdfast.Client:
+        client = holdfast.connect(options.amqp_url, name=name, max_in_flight=MAX_IN_FLIGHT, timeout=30)
+        await client.open()
+        return client
+
+    # It may begin in the middle of another fault.
+    client = await patiently(attempt)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 def main() -> None:

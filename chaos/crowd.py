@@ -12,7 +12,7 @@ from .cluster import until
 from .plan import GROUP
 
 #: Seconds that a client may take to connect, while a fault may be going on …
-START_TIMEOUT = 90.0
+START_TIMEOUT = 180.0
 #: … and to finish what it is at: its longest timeout, for each of its repeats.
 STOP_TIMEOUT = 180.0
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from holdfast.events import partition_of
 from holdfast.events.topology import DEAD
-from holdfast.local import ServerStartError, ServerStateError
+from holdfast.local import ServerStartError, ServerStateError, WorkerServer
 
 from ..cluster import Cluster, MortalWorker, patiently, until
 from ..raw import raw_client
@@ -29,6 +29,14 @@ BURIAL_TIMEOUT = 180.0
 
 #: Steps at which a worker that wakes up again could do harm, if anything could.
 FREEZING = (Step.DECIDED, Step.APPENDING, Step.APPENDED)
+
+
+async def start(worker: WorkerServer) -> None:
+    """Start it, and again if it ends since another fault has taken a server away, as whoever manages services does.
+
+    :raises ServerStartError: if it is not ready at last.
+    """
+    await patiently(lambda: asyncio.to_thread(worker.start, START_TIMEOUT), START_TIMEOUT)
 
 
 class WorkerFault(Fault):
@@ -57,7 +65,7 @@ class WorkerFault(Fault):
             worker.live()
             if worker.running:
                 worker.resume()
-        await asyncio.gather(*(asyncio.to_thread(worker.start, START_TIMEOUT) for worker in self._hit))
+        await asyncio.gather(*map(start, self._hit))
         self._hit.clear()
 
 
@@ -159,7 +167,7 @@ class WorkersJoinAndLeave(WorkerFault):
         old = self._choose(2)
         for _ in range(2):
             self._new.append(self._cluster.mortal_worker())
-        await asyncio.gather(*(asyncio.to_thread(worker.start, START_TIMEOUT) for worker in self._new))
+        await asyncio.gather(*map(start, self._new))
         await _leave(old)
 
     async def heal(self) -> None:
