@@ -171,79 +171,64 @@ class _KeyCommand(_Command):
     key: Key
 
 
-@final
-class SaveCommand(_KeyCommand):
-    """Make ``value`` the next version of the key."""
-
-    op: Literal["save"]
-    value: Value
+class _Write(_KeyCommand):
     #: If given, the key's current state must have this etag.
     etag: Etag | None = None
     #: If given, the key's newest event must not be of a later version. No part of what the id stands for: a command
     #: that is sent again much later can be kept from overwriting what came after it, and stays the same command.
     max_version: Version | None = None
-    #: Without an etag: ``first-write`` demands that the key is absent. With one it plays no part.
-    concurrency: Concurrency = "last-write"
-    #: So many seconds of service time after it was saved, the key is absent. Without it the value lives as long as the
-    #: store is configured to: for ever, unless it says otherwise.
-    ttl_seconds: Ttl | None = None
     #: On a conflict, answer with the current value too.
     return_current: bool = False
     #: Who or why, kept with the event.
     metadata: Metadata | None = None
-    #: To be published if it is committed.
-    messages: Messages | None = None
     #: What the command belongs to, and what led to it, kept with the event. No part of what the id stands for.
     correlation_id: CorrelationId | None = None
     causation_id: CausationId | None = None
 
 
 @final
-class DeleteCommand(_KeyCommand):
-    """Make the key absent. Its history stays, and its version counter goes on."""
+class SaveCommand(_Write):
+    """Make ``value`` the next version of the key."""
 
-    op: Literal["delete"]
-    etag: Etag | None = None
-    max_version: Version | None = None
-    return_current: bool = False
-    metadata: Metadata | None = None
+    op: Literal["save"]
+    value: Value
+    #: Without an etag: ``first-write`` demands that the key is absent. With one it plays no part.
+    concurrency: Concurrency = "last-write"
+    #: So many seconds of service time after it was saved, the key is absent. Without it the value lives as long as the
+    #: store is configured to: for ever, unless it says otherwise.
+    ttl_seconds: Ttl | None = None
+    #: To be published if it is committed.
     messages: Messages | None = None
-    correlation_id: CorrelationId | None = None
-    causation_id: CausationId | None = None
 
 
 @final
-class RestoreCommand(_KeyCommand):
+class DeleteCommand(_Write):
+    """Make the key absent. Its history stays, and its version counter goes on."""
+
+    op: Literal["delete"]
+    messages: Messages | None = None
+
+
+@final
+class RestoreCommand(_Write):
     """Make the value of an earlier version the next version of the key."""
 
     op: Literal["restore"]
     #: Which one. It has to be one that was saved, and its value must not have been erased since.
     at_version: EventVersion
-    etag: Etag | None = None
-    max_version: Version | None = None
     #: As of a save. The time that the earlier version had is not restored.
     ttl_seconds: Ttl | None = None
-    return_current: bool = False
-    metadata: Metadata | None = None
-    correlation_id: CorrelationId | None = None
-    causation_id: CausationId | None = None
 
 
 @final
-class PurgeCommand(_KeyCommand):
+class PurgeCommand(_Write):
     """Make the key absent, and erase the values of all its versions for good. Of each there remains that it was."""
 
     op: Literal["purge"]
-    etag: Etag | None = None
-    max_version: Version | None = None
-    return_current: bool = False
-    metadata: Metadata | None = None
-    correlation_id: CorrelationId | None = None
-    causation_id: CausationId | None = None
 
 
 @final
-class PatchCommand(_KeyCommand):
+class PatchCommand(_Write):
     """Change the key's value where it is kept. What comes of it is the key's next version, as a whole."""
 
     op: Literal["patch"]
@@ -251,18 +236,12 @@ class PatchCommand(_KeyCommand):
     #: numbers: JSON Pointers with what is added there.
     kind: PatchKind
     patch: Patch
-    etag: Etag | None = None
-    max_version: Version | None = None
     #: Counted from this patch on. Without it a key that expires still does, when it did before, and one that stays
     #: does; one that was absent lives as after a save.
     ttl_seconds: Ttl | None = None
-    return_current: bool = False
     #: Answer with the value that came of it.
     return_value: bool = False
-    metadata: Metadata | None = None
     messages: Messages | None = None
-    correlation_id: CorrelationId | None = None
-    causation_id: CausationId | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
