@@ -4,9 +4,10 @@ Another one may write the key, or purge it, between the look at the past and the
 has not moved on since before that look; if it has, it is all done again.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
 from ..events import ConflictError, ErasedError, Reply
+from .caller import Caller
 from .calls import Wire
 from .clock import Countdown
 
@@ -14,24 +15,7 @@ from .clock import Countdown
 RESTORED: Final = "holdfast.restored"
 
 
-class Caller(Protocol):
-    """Sends a command, and gives back the reply that says ok."""
-
-    async def __call__(
-        self,
-        command: Wire,
-        store: str,
-        key: str,
-        timeout: float | None,
-        command_id: str | None,
-        *,
-        mutates: bool,
-        opens: bool = True,
-    ) -> Reply:
-        """As the client does it. ``opens`` says whether values in the reply are opened."""
-
-
-async def restore_sealed(call: Caller, command: Wire, store: str, *, timeout: float, command_id: str | None) -> Reply:
+async def restore_sealed(self: Caller, command: Wire, store: str, *, timeout: float, command_id: str | None) -> Reply:
     """Do what a ``restore`` would, which the service cannot.
 
     :param timeout: seconds for all of it.
@@ -46,10 +30,10 @@ async def restore_sealed(call: Caller, command: Wire, store: str, *, timeout: fl
     while True:
         # In this order: a purge that the second look does not see comes after the first one, so that it is met below.
         # What the first one brings may be what nobody can open, and the reason for all this.
-        newest = await call(dict(look), store, key, countdown.left(), None, mutates=False, opens=False)
+        newest = await self._call(dict(look), store, key, countdown.left(), None, mutates=False, opens=False)
         code = "no_value"
         try:
-            old = await call({**look, "at_version": version}, store, key, countdown.left(), None, mutates=False)
+            old = await self._call({**look, "at_version": version}, store, key, countdown.left(), None, mutates=False)
         except ErasedError:
             old, code = Reply(id="", status="conflict"), "stripped"
         if not old.exists:
@@ -58,7 +42,7 @@ async def restore_sealed(call: Caller, command: Wire, store: str, *, timeout: fl
             raise ConflictError(key, expected=etag, actual=newest.etag, version=newest.version or 0, code=code)
         demand: Wire = {} if etag is not None else {"max_version": newest.version}
         try:
-            return await call(
+            return await self._call(
                 {**save, **demand, "value": old.value}, store, key, countdown.left(), command_id, mutates=True
             )
         except ConflictError as conflict:

@@ -73,7 +73,7 @@ async def restore(self: Caller, key: str, *, version: int, **options: Unpack[Res
         reply = await self._call(command, store, key, options.get("timeout"), options.get("id"), mutates=True)
     else:
         seconds = self._seconds(options.get("timeout"))
-        reply = await restore_sealed(self._call, command, store, timeout=seconds, command_id=options.get("id"))
+        reply = await restore_sealed(self, command, store, timeout=seconds, command_id=options.get("id"))
     return Entry.of(store, key, None, reply)
 
 

@@ -71,41 +71,37 @@ def stream_queue(store: str) -> str:
 
 def event_data(event: Event) -> dict[str, Any]:
     """An event as the feed tells it, and the answers to ``watch`` and ``changes``: as a history does, with the key."""
-    # Each event is told, and to look into a model's own dict takes a third of the time that its attributes do.
-    fields = vars(event)
     data: dict[str, Any] = {
-        "key": fields["key"],
-        "version": fields["version"],
-        "type": fields["type"],
+        "key": event.key,
+        "version": event.version,
+        "type": event.type,
         "etag": event.etag,
-        "id": fields["id"],
-        "time": fields["time"],
+        "id": event.id,
+        "time": event.time,
     }
     # Of an event that saved null, null is the value, and not the lack of one.
-    if fields["type"] == "saved":
-        data["value"] = fields["value"]
+    if event.type == "saved":
+        data["value"] = event.value
     for name in _OPTIONAL:
-        content = fields[name]
+        content = getattr(event, name)
         if content is not None:
             data[name] = content
-    if fields["first"]:
+    if event.first:
         data["first"] = True
     return data
 
 
 def cloud_event(store: str, event: Event) -> dict[str, Any]:
     """An event in CloudEvents' JSON format. Source and id together are the same each time that it is published."""
-    data = event_data(event)
-    key = data["key"]
     return {
         "specversion": "1.0",
-        "id": f"{key}@{data['version']}",
+        "id": f"{event.key}@{event.version}",
         "source": f"/holdfast/{store}",
-        "type": f"holdfast.{data['type']}",
-        "subject": key,
-        "time": _timestamp(data["time"]),
+        "type": f"holdfast.{event.type}",
+        "subject": event.key,
+        "time": _timestamp(event.time),
         "datacontenttype": "application/json",
-        "data": data,
+        "data": event_data(event),
     }
 
 

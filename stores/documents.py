@@ -25,9 +25,6 @@ from pydantic import TypeAdapter
 
 from ..events import Event, Receipt, Record, Refusal, StoreError
 
-#: Texts that few events have.
-_TEXTS: Final = ("patch", "correlation_id", "causation_id")
-
 #: What MongoDB takes as one document.
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 
@@ -65,41 +62,42 @@ def id_of(command_id: str) -> dict[str, Any]:
 
 def to_document(record: Record) -> dict[str, Any]:
     """The document of a record."""
-    # All fields are looked at, for each record that is written, and in a model's own dict that takes a third of the
-    # time that attributes do.
-    fields = vars(record)
-    document: dict[str, Any] = {"_id": {"c": fields["id"], "n": fields["position"]}, "key": fields["key"]}
-    document["type"] = fields["type"]
-    if type(record) is Event:
-        document["version"] = Int64(fields["version"])
+    document: dict[str, Any] = {"_id": {"c": record.id, "n": record.position}, "key": record.key}
+    if isinstance(record, Event):
+        document["version"] = Int64(record.version)
+        document["type"] = record.type
         # A deleted key has no value; a saved one may have the value null, which is one.
-        if fields["value"] is not None or (fields["type"] == "saved" and not fields["stripped"]):
-            document["value"] = fields["value"]
-        if fields["expires"] is not None:
-            document["expires"] = DatetimeMS(fields["expires"])
-        if fields["restored"] is not None:
-            document["restored"] = Int64(fields["restored"])
-        if fields["stripped"]:
+        if record.value is not None or (record.type == "saved" and not record.stripped):
+            document["value"] = record.value
+        if record.expires is not None:
+            document["expires"] = DatetimeMS(record.expires)
+        if record.patch is not None:
+            document["patch"] = record.patch
+        if record.correlation_id is not None:
+            document["correlation_id"] = record.correlation_id
+        if record.causation_id is not None:
+            document["causation_id"] = record.causation_id
+        if record.restored is not None:
+            document["restored"] = Int64(record.restored)
+        if record.stripped:
             document["stripped"] = True
-        if fields["first"]:
+        if record.first:
             document["first"] = True
-        for name in _TEXTS:
-            if fields[name] is not None:
-                document[name] = fields[name]
     else:
-        document["answer"] = fields["answer"]
-        if type(record) is Receipt:
+        document["type"] = record.type
+        document["answer"] = record.answer
+        if isinstance(record, Receipt):
             document["events"] = record.events
             if record.messages:
                 document["at"] = Int64(record.at)
-    if type(record) is not Refusal and record.messages:
+    if not isinstance(record, Refusal) and record.messages:
         document["messages"] = [message.model_dump() for message in record.messages]
-    document["time"] = DatetimeMS(fields["time"])
-    document["digest"] = fields["digest"]
-    if fields["author"] is not None:
-        document["author"] = fields["author"]
-    if fields["metadata"] is not None:
-        document["metadata"] = fields["metadata"]
+    document["time"] = DatetimeMS(record.time)
+    document["digest"] = record.digest
+    if record.author is not None:
+        document["author"] = record.author
+    if record.metadata is not None:
+        document["metadata"] = record.metadata
     return document
 
 

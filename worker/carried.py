@@ -27,7 +27,7 @@ async def find_carried(
     keys = {
         request.command.key
         for request in requests
-        if isinstance(request.command, PurgeCommand) and not heads[request.command.key].id
+        if type(request.command) is PurgeCommand and not heads[request.command.key].id
     }
     if not keys or store is None:
         return NOTHING

@@ -9,6 +9,7 @@ channel of its own, and one on which there was no answer is left for a new one.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import aio_pika
@@ -111,10 +112,7 @@ class Outlets:
 
         :param leaving: gets what is still being closed. To be cancelled when the connection is over.
         """
-        self._connection = connection
-        self._certain = certain
-        self._has_alarm = has_alarm
-        self._leaving = leaving
+        self._outlet = partial(_Outlet, connection, certain, has_alarm, leaving)
         #: By exchange.
         self._outlets: dict[str, _Outlet] = {}
 
@@ -146,6 +144,3 @@ class Outlets:
             raise RefusedError(str(refused)) from None
         finally:
             outlet.leave()
-
-    def _outlet(self) -> _Outlet:
-        return _Outlet(self._connection, self._certain, self._has_alarm, self._leaving)

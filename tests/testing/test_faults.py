@@ -1,25 +1,12 @@
 """Faults on purpose: each looks to the program as it would in production, and is true."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 import holdfast
 from holdfast.testing import MemoryService
-
-
-@pytest.fixture
-def service() -> Iterator[MemoryService]:
-    with MemoryService() as service:
-        yield service
-
-
-@pytest.fixture
-async def client(service: MemoryService) -> AsyncIterator[holdfast.Client]:
-    async with service.connect() as client:
-        yield client
 
 
 async def test_a_conflict_comes_of_a_rival_that_wrote(service: MemoryService, client: holdfast.Client) -> None:
